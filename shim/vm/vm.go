@@ -1,0 +1,94 @@
+// Package vm is the seam between the shim and a virtual machine monitor. It knows no hypervisor by name:
+// drivers live in sub-packages and only shim/plugin names one.
+package vm
+
+import (
+	"context"
+	"net"
+	"os"
+	"time"
+)
+
+// Driver makes utility VMs and cleans up after them.
+type Driver interface {
+	// New checks config against what this machine can do and prepares the instance. Nothing runs yet.
+	// It fails with errdefs.ErrFailedPrecondition when the machine lacks something, naming the cure.
+	New(ctx context.Context, config Config) (Instance, error)
+
+	// Cleanup ends the VM whose files lie in stateDir, if it still runs, and removes what it left. It is for the
+	// process that comes after a killed shim, is idempotent, and succeeds when nothing is there.
+	Cleanup(ctx context.Context, stateDir string) error
+}
+
+// Instance is one utility VM. Methods are safe for concurrent use unless said otherwise.
+type Instance interface {
+	// Start boots the VM and returns once the machine runs; the guest may not answer yet. It is called once.
+	// A failed Start leaves nothing behind.
+	Start(ctx context.Context) error
+
+	// Dial opens a stream to a port that the guest listens on. It waits for the guest until ctx ends, and fails at
+	// once with errdefs.ErrUnavailable, quoting the last console lines, when the VM has exited. The caller closes it.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+
+	// PID is the process id of the VM monitor on the host, 0 before Start.
+	PID() int
+
+	// Done is closed when the VM has exited, for whatever reason.
+	Done() <-chan struct{}
+
+	// Exit tells how the VM ended. It is valid once Done is closed.
+	Exit() Exit
+
+	// Console returns the last lines that the guest wrote to its console, oldest first.
+	Console() []string
+
+	// Stop ends the VM: an orderly request first, by force when ctx ends or after the driver's grace period.
+	// It returns once everything the VM held is released, is idempotent, and is legal in every state.
+	Stop(ctx context.Context) error
+}
+
+// Config says what a VM is made of.
+type Config struct {
+	// ID is the sandbox id; it names the VM in process lists and logs.
+	ID string
+	// StateDir is a private directory (mode 0700) for sockets and files; the driver may write to it and nowhere else.
+	StateDir string
+	// NetNS is the path of the network namespace in which the monitor runs; empty means the shim's own.
+	NetNS string
+
+	VCPUs     uint32
+	MemoryMiB uint32
+
+	// Kernel and Initrd are paths of the guest image's two parts.
+	Kernel, Initrd string
+	// KernelParams are appended to the driver's own kernel command line, in order.
+	KernelParams []string
+
+	Disks []Disk
+	NICs  []NIC
+}
+
+// Disk is a block device present at boot.
+type Disk struct {
+	// Serial identifies the disk to the guest; at most 20 bytes of [a-z0-9-].
+	Serial   string
+	Path     string
+	ReadOnly bool
+}
+
+// NIC is a network card backed by an open tap device.
+type NIC struct {
+	// Tap is the open tap queue; the instance owns it from New on and closes it.
+	Tap *os.File
+	// MAC is the card's hardware address, the same as the pod interface's.
+	MAC net.HardwareAddr
+}
+
+// Exit tells how a VM ended.
+type Exit struct {
+	At time.Time
+	// Requested is true when Stop caused it.
+	Requested bool
+	// Err is nil for an orderly end; otherwise it quotes the reason and the monitor's last words.
+	Err error
+}
