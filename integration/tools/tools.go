@@ -10,6 +10,5 @@ import (
 	_ "github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc"
 	_ "github.com/distribution/distribution/v3/cmd/registry"
 	_ "github.com/opencontainers/runc"
-	_ "google.golang.org/grpc/cmd/protoc-gen-go-grpc"
 	_ "google.golang.org/protobuf/cmd/protoc-gen-go"
 )

@@ -1,0 +1,54 @@
+# Coffer. `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+COFFER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coffer
+export COFFER_CACHE
+
+GO       ?= go
+GOBUILD  := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w'
+BINARIES := coffer-snapshotter containerd-shim-coffer-v2 coffer-guest coffer-pull coffer-kbs cofferctl
+GUEST    := $(COFFER_CACHE)/guest
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install QEMU, the guest kernel, containerd, runc and a registry (root; Debian 12)
+	@integration/tools/setup.sh
+
+.PHONY: build
+build: ## build every binary into bin/
+	@for name in $(BINARIES); do $(GOBUILD) -o bin/$$name ./cmd/$$name; done
+
+.PHONY: guest
+guest: build ## build the guest image into the cache (needs setup)
+	@kernel=$$(ls $(COFFER_CACHE)/kernel/linux-image-6.*_amd64.deb 2>/dev/null | sort -V | tail -n 1); \
+	[ -n "$$kernel" ] || { echo 'guest: no kernel package in $(COFFER_CACHE)/kernel: run make setup' >&2; exit 1; }; \
+	bin/cofferctl guest build --kernel "$$kernel" --runc $(COFFER_CACHE)/bin/runc --agent bin/coffer-guest --out $(GUEST)
+
+.PHONY: demo
+demo: setup guest ## run an encrypted image in a VM and write out/demo/report.json (IMAGE=oci:DIR or a registry reference for your own)
+	@$(GO) run ./integration/demo --out out/demo $(if $(IMAGE),--image '$(IMAGE)')
+
+.PHONY: test
+test: setup guest ## run all tests: unit, root and uvm (QEMU)
+	@$(GO) test -timeout 30m ./...
+
+.PHONY: unit-test
+unit-test: ## run the tests that need neither root nor QEMU
+	@COFFER_TEST_TIER=unit $(GO) test ./...
+
+.PHONY: check
+check: ## gofmt, vet, lint if installed, generated code, versions and the dependency rule
+	@integration/tools/check.sh
+
+.PHONY: protos
+protos: ## generate Go from proto/
+	@proto/generate.sh
+
+.PHONY: clean
+clean: ## remove bin/ and out/ (the cache stays)
+	@rm -rf bin out
