@@ -1,0 +1,77 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// AnnotationPrefix begins every annotation that speaks to a Kata-style runtime. Those that Pod does not know are
+// refused: a pod that asks for something and does not get it must not start.
+const AnnotationPrefix = "io.katacontainers.config."
+
+// The annotations that a pod may carry.
+const (
+	AnnotationVCPUs    = AnnotationPrefix + "hypervisor.default_vcpus"
+	AnnotationMemory   = AnnotationPrefix + "hypervisor.default_memory"
+	AnnotationInitdata = AnnotationPrefix + "hypervisor.cc_init_data"
+)
+
+// Pod is what one pod gets after its annotations were heard.
+type Pod struct {
+	VCPUs     uint32
+	MemoryMiB uint32
+	// InitdataAnnotation is the pod's own document, still encoded; empty when the default document holds.
+	InitdataAnnotation string
+}
+
+// Pod applies the annotations of a pod. It fails with errdefs.ErrInvalidArgument, naming the annotation, when one
+// is malformed, beyond the file's limits, or begins with AnnotationPrefix and is not known.
+func (c *Config) Pod(annotations map[string]string) (Pod, error) {
+	pod := Pod{VCPUs: c.Hypervisor.DefaultVCPUs, MemoryMiB: c.Hypervisor.DefaultMemoryMiB}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		if !strings.HasPrefix(key, AnnotationPrefix) {
+			continue
+		}
+		value, err := annotations[key], error(nil)
+		switch key {
+		case AnnotationVCPUs:
+			pod.VCPUs, err = parseBounded(value, 1, c.Hypervisor.MaxVCPUs)
+		case AnnotationMemory:
+			pod.MemoryMiB, err = parseBounded(value, minMemoryMiB, c.Hypervisor.MaxMemoryMiB)
+		case AnnotationInitdata:
+			pod.InitdataAnnotation, err = value, c.checkInitdata(value)
+		default:
+			err = fmt.Errorf("%w: this runtime does not know it, remove it from the pod", errdefs.ErrInvalidArgument)
+		}
+		if err != nil {
+			return Pod{}, fmt.Errorf("pod annotation %s: %w", key, err)
+		}
+	}
+	return pod, nil
+}
+
+func (c *Config) checkInitdata(value string) error {
+	if !c.Initdata.AllowAnnotation {
+		return fmt.Errorf("%w: the node's administrator does not allow it (initdata.allow_annotation)", errdefs.ErrInvalidArgument)
+	}
+	if value == "" {
+		return fmt.Errorf("%w: is empty", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func parseBounded(value string, low, high uint32) (uint32, error) {
+	n, err := strconv.ParseUint(value, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %q is no whole number", errdefs.ErrInvalidArgument, value)
+	}
+	if n < uint64(low) || n > uint64(high) {
+		return 0, fmt.Errorf("%w: %d is not between %d and the node's limit of %d", errdefs.ErrInvalidArgument, n, low, high)
+	}
+	return uint32(n), nil
+}
