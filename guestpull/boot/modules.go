@@ -1,0 +1,173 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+)
+
+// loader loads kernel modules in the order that the image builder computed; it needs no modprobe.
+type loader struct {
+	list []module
+	// met tells whether this machine meets a module's condition, insert loads one file.
+	met    func(condition string) bool
+	insert func(path string) error
+
+	mu   sync.Mutex // guards done, held while a module loads: its dependants must wait anyway
+	done map[string]bool
+
+	devices chan struct{} // closed when the stage "devices" has been loaded
+	err     error         // of that stage, valid once devices is closed
+}
+
+func newLoader(list []module) *loader {
+	return &loader{list: list, met: conditionMet, insert: insertModule, done: map[string]bool{}, devices: make(chan struct{})}
+}
+
+// load loads a stage. Modules already loaded, optional ones that find nothing to serve, and those whose condition is
+// not met are passed over.
+func (l *loader) load(ctx context.Context, stage string) error {
+	for _, m := range l.list {
+		if m.stage != stage {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := l.loadOne(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loader) loadOne(ctx context.Context, m module) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.done[m.path] || (m.condition != "-" && !l.met(m.condition)) {
+		return nil
+	}
+	name := strings.TrimSuffix(path.Base(m.path), ".ko")
+	begin := time.Now()
+	switch err := l.insert(m.path); {
+	case err == nil || errors.Is(err, unix.EEXIST):
+	case m.required:
+		return fmt.Errorf("load kernel module %s: %w", name, err)
+	default:
+		log.G(ctx).WithError(err).WithField("module", name).Debug("optional kernel module not loaded")
+		return nil
+	}
+	l.done[m.path] = true
+	log.G(ctx).WithField("module", name).WithField("t_load", time.Since(begin)).Debug("kernel module loaded")
+	return nil
+}
+
+// insertModule hands one uncompressed module to the kernel.
+func insertModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.FinitModule(int(f.Fd()), "", 0)
+}
+
+// conditionMet looks at this machine.
+func conditionMet(condition string) bool {
+	kind, value, _ := strings.Cut(condition, ":")
+	switch kind {
+	case "virtio":
+		return hasVirtio("/sys/bus/virtio/devices", value)
+	case "path":
+		_, err := os.Stat(value)
+		return err == nil
+	case "cpu":
+		info, err := readLimited("/proc/cpuinfo", 1<<20)
+		return err == nil && hasCPUFlag(string(info), value)
+	}
+	return false
+}
+
+// hasVirtio tells whether a virtio device of the type, a decimal number, is on the bus.
+func hasVirtio(bus, kind string) bool {
+	files, err := filepath.Glob(filepath.Join(bus, "*", "device"))
+	if err != nil {
+		return false
+	}
+	for _, file := range files {
+		text, err := readLimited(file, 64)
+		if err != nil {
+			continue
+		}
+		id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 0, 32)
+		if err == nil && strconv.FormatUint(id, 10) == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// hasCPUFlag looks the flag up in the first processor of /proc/cpuinfo.
+func hasCPUFlag(info, flag string) bool {
+	_, rest, found := strings.Cut(info, "\nflags")
+	if !found {
+		return false
+	}
+	line, _, _ := strings.Cut(rest, "\n")
+	_, flags, _ := strings.Cut(line, ":")
+	return slices.Contains(strings.Fields(flags), flag)
+}
+
+// loadTransport loads what the control channel needs.
+func (m *Machine) loadTransport(ctx context.Context) error {
+	data, err := readLimited(modulesFile, maxModulesFile)
+	if err != nil {
+		return fmt.Errorf("read the image's module list: %w", err)
+	}
+	list, err := parseModules(data)
+	if err != nil {
+		return fmt.Errorf("read the image's module list %s: %w", modulesFile, err)
+	}
+	m.modules = newLoader(list)
+	return m.modules.load(ctx, stageTransport)
+}
+
+// startDeviceModules loads the stage "devices" in the background and then mounts what its modules bring.
+func (m *Machine) startDeviceModules(ctx context.Context) {
+	l, begin := m.modules, time.Now()
+	go func() {
+		defer close(l.devices)
+		defer func() { m.phases.add("device_modules", time.Since(begin)) }()
+		if l.err = l.load(ctx, stageDevices); l.err == nil {
+			l.err = mountLate()
+		}
+	}()
+}
+
+// WaitModules waits until network cards, disks and file systems have their drivers. It fails when one of them could not
+// be loaded, or when ctx ends first.
+func (m *Machine) WaitModules(ctx context.Context) error {
+	select {
+	case <-m.modules.devices:
+		return m.modules.err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for kernel modules: %w", ctx.Err())
+	}
+}
+
+// LoadModules loads a stage of the image's module list that is not loaded at boot, such as "crypt". A stage that the
+// image does not have is empty.
+func (m *Machine) LoadModules(ctx context.Context, stage string) error {
+	return m.modules.load(ctx, stage)
+}
