@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# What a reviewer should not have to look for: format, vet, lint, generated code, resolved versions, and the rule of
+# who may import whom. The import graph is the trust boundary, so a fault here is a security fault.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+faults=0
+fault() { printf 'check: %s\n' "$1" >&2; faults=$((faults + 1)); }
+mod=github.com/coffer-project/coffer
+
+unformatted=$(gofmt -l $(git ls-files '*.go'))
+[ -z "$unformatted" ] || fault "not gofmt'ed: $unformatted"
+
+go vet ./... || fault "go vet found something"
+go mod verify >/dev/null || fault "go mod verify found changed modules"
+go mod tidy -diff >/dev/null || fault "go.mod is not tidy: run go mod tidy"
+
+if command -v golangci-lint >/dev/null; then
+    golangci-lint run ./... || fault "golangci-lint found something"
+else
+    echo 'check: golangci-lint is not installed; lint skipped'
+fi
+
+proto/generate.sh --check || fault "generated code is not up to date: run make protos"
+
+# --- resolved versions: a low pin elsewhere can silently lower these ----------------------------------------------
+version() { (cd "$1" && go list -m -f '{{.Version}}' "$2"); }
+for dir in . integration/tools; do
+    got=$(version "$dir" github.com/containerd/containerd/v2)
+    [ "$got" = v2.4.2 ] || fault "$dir resolves containerd to $got, not v2.4.2"
+done
+
+# --- who may import whom ------------------------------------------------------------------------------------------
+deps() { go list -deps "$@" 2>/dev/null; }
+parties=(snapshotter shim guestpull owner)
+for party in "${parties[@]}"; do
+    for other in "${parties[@]}" integration; do
+        [ "$party" = "$other" ] && continue
+        bad=$(deps "./$party/..." | grep -E "^$mod/$other(/|$)")
+        [ -z "$bad" ] || fault "$party imports $(head -n 1 <<<"$bad")"
+    done
+done
+bad=$(deps ./proto/... | grep -E "^$mod/" | grep -vE "^$mod/proto(/|$)")
+[ -z "$bad" ] || fault "proto imports $(head -n 1 <<<"$bad")"
+
+forbid() { # forbid BINARY WHY PATTERN
+    local bad
+    bad=$(deps "./cmd/$1" | grep -E "$3")
+    [ -z "$bad" ] || fault "$1 $2: it links $(head -n 1 <<<"$bad")"
+}
+for host in coffer-snapshotter containerd-shim-coffer-v2; do
+    forbid "$host" "must not be able to decrypt" "^$mod/(guestpull|owner)(/|\$)|^github.com/containers/ocicrypt|^$mod/proto/keyprovider\$"
+done
+forbid coffer-snapshotter "must not reach a registry" 'containerd/v2/core/remotes/docker'
+forbid coffer-guest "must hold no VM driver and no verifier" "^$mod/(shim|snapshotter|owner)(/|\$)|go-sev-guest/verify|go-tdx-guest/verify|open-policy-agent"
+forbid coffer-kbs "must hold no host code" "^$mod/(shim|snapshotter|guestpull)(/|\$)"
+
+# vm knows no hypervisor; only plugin names one.
+bad=$(go list -f '{{.ImportPath}}: {{join .Imports " "}}' ./shim/... 2>/dev/null |
+    grep -E "$mod/shim/vm/qemu( |\$)" | grep -vE "^$mod/shim/(plugin|vm/qemu)[:/]")
+[ -z "$bad" ] || fault "only shim/plugin may name QEMU: $bad"
+
+# --- size of files ------------------------------------------------------------------------------------------------
+long=$(git ls-files '*.go' | grep -v '\.pb\.go$\|_ttrpc\.pb\.go$' | xargs wc -l | awk '$1 > 500 && $2 != "total" {print $2 " (" $1 ")"}')
+[ -z "$long" ] || fault "files of more than 500 lines: $long"
+
+[ "$faults" = 0 ] || { echo "check: $faults faults" >&2; exit 1; }
+echo 'check: ok'
