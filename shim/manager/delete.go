@@ -1,0 +1,63 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+)
+
+// reapBudget keeps below the 5 s after which containerd kills the delete process.
+const reapBudget = 4 * time.Second
+
+// exitKilled is what a container reports whose shim died under it: killed by SIGKILL.
+const exitKilled = 128 + int(syscall.SIGKILL)
+
+// Stop is the `delete` call: it releases what the shim of a bundle left behind and reports the exit of a container
+// whose shim can no longer tell. containerd calls it after every shim and every container, so it is idempotent, and it
+// touches nothing when the bundle is that of a container in somebody else's pod.
+func (m *Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	status := shim.StopStatus{ExitStatus: exitKilled, ExitedAt: time.Now()}
+	bundle := bundleOf(ctx)
+	record, err := ReadRecord(bundle)
+	if errdefs.IsNotFound(err) {
+		return status, nil
+	}
+	if err != nil {
+		return status, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, reapBudget)
+	defer cancel()
+	var faults []error
+	if record.StateDir != "" {
+		if err := m.reap(ctx, record.StateDir); err != nil {
+			faults = append(faults, fmt.Errorf("clean up pod %s: %w", id, err))
+		}
+	}
+	if !shim.CanConnect(record.Address) {
+		faults = append(faults, removeSocket(record.Address))
+	}
+	if err := errors.Join(faults...); err != nil {
+		log.G(ctx).WithError(err).WithField("sandbox", id).Error("pod left something behind")
+		return status, err
+	}
+	return status, nil
+}
+
+// bundleOf is the -bundle flag that containerd gives to `delete`, or the current directory.
+func bundleOf(ctx context.Context) string {
+	if opts, ok := ctx.Value(shim.OptsKey{}).(shim.Opts); ok && opts.BundlePath != "" {
+		return opts.BundlePath
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "."
+	}
+	return dir
+}
