@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	guestpullpb "github.com/coffer-project/coffer/proto/guestpull/v1"
+)
+
+// BootReport asks where the guest's boot spent its time. A guest that does not offer reports, such as a stock Kata
+// guest, gives errdefs.ErrNotImplemented, which callers may ignore.
+func (c *Client) BootReport(ctx context.Context) (*guestpullpb.BootReport, error) {
+	report, err := c.diagnostics.GetBootReport(ctx, &guestpullpb.GetBootReportRequest{})
+	// The service is unknown to a stock guest, and ttrpc implementations differ in how they say so.
+	if errdefs.IsInvalidArgument(err) || errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("guest offers no boot report: %w: %w", err, errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return report, nil
+}
+
+// PullReport asks how the image of a container was pulled: errdefs.ErrNotFound for an unknown container,
+// errdefs.ErrNotImplemented when the guest offers no reports.
+func (c *Client) PullReport(ctx context.Context, containerID string) (*guestpullpb.PullReport, error) {
+	report, err := c.diagnostics.GetPullReport(ctx, &guestpullpb.GetPullReportRequest{ContainerId: containerID})
+	if errdefs.IsInvalidArgument(err) {
+		return nil, fmt.Errorf("guest offers no pull report: %w: %w", err, errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return report, nil
+}
