@@ -1,0 +1,86 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/mdlayher/vsock"
+
+	"github.com/coffer-project/coffer/proto/mux"
+)
+
+// anyCID is what a kernel without a vsock device answers for its own address.
+const anyCID = 1<<32 - 1
+
+// sysfs is where the kernel shows its devices.
+type sysfs struct{ root, dev string }
+
+// waitForChannel looks for a channel now and after every device event.
+func waitForChannel(ctx context.Context, fs sysfs) (*Transport, error) {
+	// Subscribed before the first look, so that a device that appears in between is not missed.
+	events, err := openEvents()
+	if err != nil {
+		return nil, fmt.Errorf("watch for devices: %w", err)
+	}
+	defer events.Close()
+	for {
+		t, err := fs.find(ctx)
+		if err == nil || !errdefs.IsNotFound(err) {
+			return t, err
+		}
+		if waitErr := events.wait(ctx); waitErr != nil {
+			return nil, fmt.Errorf("wait for a control channel: %w", errors.Join(waitErr, err))
+		}
+	}
+}
+
+// find looks once. It returns errdefs.ErrNotFound when there is no channel yet.
+func (fs sysfs) find(ctx context.Context) (*Transport, error) {
+	node, err := fs.findPort(mux.PortName)
+	switch {
+	case err == nil:
+		return newSerial(ctx, node), nil
+	case !errdefs.IsNotFound(err):
+		return nil, err
+	}
+	if cid, err := vsock.ContextID(); err == nil && cid != anyCID {
+		return newVsock(cid), nil
+	}
+	return nil, fmt.Errorf("the machine has neither a virtio serial port %q nor a vsock device: %w", mux.PortName, errdefs.ErrNotFound)
+}
+
+// findPort returns the device node of the virtio serial port with the name.
+func (fs sysfs) findPort(name string) (string, error) {
+	files, err := filepath.Glob(filepath.Join(fs.root, "class/virtio-ports/*/name"))
+	if err != nil {
+		return "", err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // unplugged since
+		}
+		if err != nil {
+			return "", fmt.Errorf("read name of virtio serial port: %w", err)
+		}
+		if strings.TrimSpace(string(text)) == name {
+			return filepath.Join(fs.dev, filepath.Base(filepath.Dir(file))), nil
+		}
+	}
+	return "", fmt.Errorf("virtio serial port %q: %w", name, errdefs.ErrNotFound)
+}
+
+// newVsock serves ports directly: one connection per stream.
+func newVsock(cid uint32) *Transport {
+	return &Transport{
+		kind:   "vsock",
+		listen: func(port uint32) (net.Listener, error) { return vsock.ListenContextID(cid, port, nil) },
+		close:  func() error { return nil },
+	}
+}

@@ -1,0 +1,157 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+)
+
+// serial serves one virtio serial port for as long as ctx lives.
+type serial struct {
+	node  string
+	board *switchboard
+
+	start  sync.Once
+	ctx    context.Context // the channel's own life: there is no call that could carry it
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+func newSerial(ctx context.Context, node string) *Transport {
+	s := &serial{node: node, board: newSwitchboard(), ended: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	return &Transport{kind: "serial", listen: s.listen, close: s.close}
+}
+
+// listen registers the port. The first listener also starts the service, so that an early caller from the host waits in
+// the channel instead of being told that nobody listens.
+func (s *serial) listen(port uint32) (net.Listener, error) {
+	l, err := s.board.listen(port)
+	if err != nil {
+		return nil, err
+	}
+	s.start.Do(func() { go s.run() })
+	return l, nil
+}
+
+func (s *serial) close() error {
+	s.cancel()
+	s.start.Do(func() { close(s.ended) })
+	<-s.ended
+	s.board.shut(net.ErrClosed)
+	return nil
+}
+
+// run serves one host after the other. It ends with ctx, or with an error of the device, which every listener then
+// returns.
+func (s *serial) run() {
+	defer close(s.ended)
+	for {
+		err := s.serveOne()
+		if s.ctx.Err() != nil {
+			err = net.ErrClosed
+		}
+		if err != nil {
+			s.board.shut(err)
+			return
+		}
+	}
+}
+
+// serveOne waits for a host and serves it until it is gone. The port is closed and opened between hosts, which drops
+// whatever the last one left in it.
+func (s *serial) serveOne() error {
+	// Not blocking: then the Go runtime polls it, and Close ends a pending read.
+	port, err := os.OpenFile(s.node, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open control channel: %w", err)
+	}
+	defer port.Close()
+	if err := waitForPeer(s.ctx, port); err != nil {
+		return fmt.Errorf("wait for the host on the control channel: %w", err)
+	}
+	log.G(s.ctx).Debug("host connected to the control channel")
+	err = s.board.serve(s.ctx, port)
+	log.G(s.ctx).WithError(err).Debug("host left the control channel")
+	return nil
+}
+
+// waitForPeer returns when the port no longer reports a hang-up.
+//
+// poll(2) cannot wait for that: a hang-up is always reported. An edge-triggered epoll is told of each change instead.
+func waitForPeer(ctx context.Context, port *os.File) error {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("create epoll: %w", err)
+	}
+	defer unix.Close(epoll)
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("create eventfd: %w", err)
+	}
+	defer unix.Close(stop)
+	// The raw connection keeps the file non-blocking, which Fd would not.
+	raw, err := port.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var waitErr error
+	if err := raw.Control(func(fd uintptr) { waitErr = waitNoHangup(ctx, epoll, stop, int(fd)) }); err != nil {
+		return err
+	}
+	return waitErr
+}
+
+func waitNoHangup(ctx context.Context, epoll, stop, port int) error {
+	for _, fd := range []int{stop, port} {
+		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLHUP | unix.EPOLLET, Fd: int32(fd)}
+		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+			return fmt.Errorf("watch the port: %w", err)
+		}
+	}
+	// The callback must be over before the descriptors are closed and their numbers used again.
+	over := make(chan struct{})
+	cancelled := context.AfterFunc(ctx, func() {
+		defer close(over)
+		_, _ = unix.Write(stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	})
+	defer func() {
+		if !cancelled() {
+			<-over
+		}
+	}()
+	var got [2]unix.EpollEvent
+	for ctx.Err() == nil {
+		hungUp, err := hangup(port)
+		if err != nil || !hungUp {
+			return err
+		}
+		if _, err := unix.EpollWait(epoll, got[:], -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for the port: %w", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// hangup tells whether no host is connected.
+func hangup(port int) (bool, error) {
+	state := []unix.PollFd{{Fd: int32(port), Events: unix.POLLOUT}}
+	for {
+		_, err := unix.Poll(state, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return false, fmt.Errorf("poll the port: %w", err)
+		case state[0].Revents&(unix.POLLNVAL|unix.POLLERR) != 0:
+			return false, fmt.Errorf("poll the port: %w", unix.EIO)
+		}
+		return state[0].Revents&unix.POLLHUP != 0, nil
+	}
+}
