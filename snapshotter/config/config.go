@@ -1,0 +1,164 @@
+package config
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/platforms"
+
+	"github.com/coffer-project/coffer/snapshotter"
+)
+
+const (
+	// DefaultPath is where the program looks when it is given no path. It need not exist.
+	DefaultPath = "/etc/coffer/snapshotter.toml"
+	version     = 1
+	// maxSocketPath is what the kernel's sockaddr_un holds, in bytes, without the closing zero.
+	maxSocketPath = 107
+	// maxFile bounds a configuration file in bytes.
+	maxFile = 1 << 20
+)
+
+var levels = []string{"trace", "debug", "info", "warn", "error"}
+
+//go:embed default.toml
+var defaultText string
+
+// Config is the whole file. default.toml explains the keys.
+type Config struct {
+	Version  int     `toml:"version"`
+	Root     string  `toml:"root"`
+	Address  string  `toml:"address"`
+	Platform string  `toml:"platform"`
+	Images   Images  `toml:"images"`
+	Overlay  Overlay `toml:"overlay"`
+	Log      Log     `toml:"log"`
+}
+
+// Images says who unpacks what.
+type Images struct {
+	Passthrough      []string `toml:"passthrough"`
+	WithoutReference string   `toml:"without_reference"`
+}
+
+// Overlay is about the images that this host unpacks.
+type Overlay struct {
+	MountOptions []string `toml:"mount_options"`
+}
+
+// Log is about the program's own log, which goes to standard error.
+type Log struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+// Default returns the complete defaults.
+func Default() Config {
+	return Config{
+		Version: version,
+		Root:    "/var/lib/coffer-snapshotter",
+		Address: "/run/coffer-snapshotter/snapshotter.sock",
+		Images: Images{
+			Passthrough:      []string{"*/pause:*", "*/pause@*"},
+			WithoutReference: string(snapshotter.ModeReference),
+		},
+		Overlay: Overlay{MountOptions: []string{}},
+		Log:     Log{Level: "info", Format: string(log.TextFormat)},
+	}
+}
+
+// DefaultText returns the defaults as a commented file.
+func DefaultText() string { return defaultText }
+
+// Load reads and validates a file. An empty path means DefaultPath, which may be missing; a path that was asked for
+// must be there.
+func Load(path string) (Config, error) {
+	asked := path != ""
+	if !asked {
+		path = DefaultPath
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) && !asked {
+		return Default(), nil
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	if info.Size() > maxFile {
+		return Config{}, fmt.Errorf("configuration %s has %d bytes, more than %d: %w", path, info.Size(), maxFile, errdefs.ErrInvalidArgument)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := Parse(raw)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Validate reports every fault at once. Failures are errdefs.ErrInvalidArgument.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(key, format string, args ...any) {
+		faults = append(faults, fmt.Errorf(key+": "+format+": %w", append(args, errdefs.ErrInvalidArgument)...))
+	}
+	if c.Version != version {
+		fault("version", "%d is not known, this program knows %d", c.Version, version)
+	}
+	for key, path := range map[string]string{"root": c.Root, "address": c.Address} {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+			fault(key, "%q is not a clean absolute path", path)
+		}
+	}
+	if strings.ContainsAny(c.Root, ",:\\") {
+		fault("root", "%q holds a comma, colon or backslash, which the kernel's overlay mount options cannot", c.Root)
+	}
+	if len(c.Address) > maxSocketPath {
+		fault("address", "path of %d bytes is longer than the %d that a unix socket can have", len(c.Address), maxSocketPath)
+	}
+	if c.Platform != "" {
+		if _, err := platforms.Parse(c.Platform); err != nil {
+			fault("platform", "%q is not a platform such as linux/amd64: %v", c.Platform, err)
+		}
+	}
+	if _, err := c.Images.Rules(); err != nil {
+		faults = append(faults, err)
+	}
+	for _, o := range c.Overlay.MountOptions {
+		if o == "" || strings.Contains(o, ",") || reservedOption(o) {
+			fault("overlay.mount_options", "%q is empty, holds a comma, or is one that the snapshotter sets itself", o)
+		}
+	}
+	if !slices.Contains(levels, c.Log.Level) {
+		fault("log.level", "%q is none of %s", c.Log.Level, strings.Join(levels, ", "))
+	}
+	if f := log.OutputFormat(c.Log.Format); f != log.TextFormat && f != log.JSONFormat {
+		fault("log.format", "%q is neither %q nor %q", c.Log.Format, log.TextFormat, log.JSONFormat)
+	}
+	return errors.Join(faults...)
+}
+
+func reservedOption(option string) bool {
+	key, _, _ := strings.Cut(option, "=")
+	return key == "lowerdir" || key == "upperdir" || key == "workdir"
+}
+
+// Rules translates the section for the snapshotter.
+func (i Images) Rules() (snapshotter.Rules, error) {
+	var mode snapshotter.Mode
+	modeErr := mode.UnmarshalText([]byte(i.WithoutReference))
+	if modeErr != nil {
+		modeErr = fmt.Errorf("images.without_reference: %w", modeErr)
+	}
+	rules, err := snapshotter.NewRules(i.Passthrough, mode)
+	return rules, errors.Join(modeErr, err)
+}

@@ -1,0 +1,2 @@
+// Package server serves a snapshotter to containerd: gRPC on a unix socket.
+package server
