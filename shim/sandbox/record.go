@@ -1,0 +1,93 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/atomicfile"
+	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/shim/vm"
+)
+
+// recordName is the one file in a state directory that a later process reads.
+const recordName = "pod.json"
+
+// Record is what the process that comes after a killed shim needs to release a pod's resources. It is written before
+// the first of them is acquired.
+type Record struct {
+	ID        string    `json:"id"`
+	Namespace string    `json:"namespace"`
+	Bundle    string    `json:"bundle"`
+	NetNS     string    `json:"netns,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+func (r *Record) write(dir string) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode pod record: %w", err)
+	}
+	file, err := atomicfile.New(filepath.Join(dir, recordName), 0o600)
+	if err != nil {
+		return fmt.Errorf("write pod record: %w", err)
+	}
+	if _, err := file.Write(raw); err != nil {
+		return errors.Join(fmt.Errorf("write pod record: %w", err), file.Cancel())
+	}
+	if err := file.Close(); err != nil {
+		return fmt.Errorf("write pod record: %w", err)
+	}
+	return nil
+}
+
+// ReadRecord reads the record in a state directory. It fails with errdefs.ErrNotFound when there is none.
+func ReadRecord(dir string) (*Record, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, recordName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("pod record in %s: %w", dir, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read pod record: %w", err)
+	}
+	record := new(Record)
+	if err := json.Unmarshal(raw, record); err != nil {
+		return nil, fmt.Errorf("decode pod record in %s: %w", dir, err)
+	}
+	return record, nil
+}
+
+// Reap releases what a pod whose shim died left behind: its VM, its network, its state directory, in this order. It is
+// idempotent, succeeds when nothing is there, and keeps the directory when something else could not be released, so
+// that it can be tried again.
+func Reap(ctx context.Context, driver vm.Driver, network Network, dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var faults []error
+	if err := driver.Cleanup(ctx, dir); err != nil {
+		faults = append(faults, fmt.Errorf("end vm: %w", err))
+	}
+	record, err := ReadRecord(dir)
+	switch {
+	case errdefs.IsNotFound(err): // killed before anything but the directory was made
+	case err != nil:
+		faults = append(faults, err)
+	default:
+		if err := network.Detach(ctx, record.NetNS); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove state directory: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/network"
+	"github.com/coffer-project/coffer/shim/vm"
+)
+
+// guestStopBudget bounds what a stop still asks of the guest before its VM is ended anyway.
+const guestStopBudget = 5 * time.Second
+
+// Start boots the pod's VM and sets up the guest. It is called once, after Create. When it fails, everything is
+// released again and the pod is Stopped; the error quotes the guest's last console lines.
+func (p *Pod) Start(ctx context.Context) error {
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := p.move(ctx, eventStart); err != nil {
+		return err
+	}
+	bootCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.setInterrupt(cancel)
+	defer p.setInterrupt(nil)
+	if err := p.boot(bootCtx); err != nil {
+		if cause := context.Cause(bootCtx); errors.Is(cause, errStopped) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		return p.fail(ctx, fmt.Errorf("start pod %s: %w", p.ID(), err))
+	}
+	if err := p.move(ctx, eventStarted); err != nil {
+		return err
+	}
+	go p.watch(p.instance, p.guest.Done())
+	log.G(ctx).WithFields(p.report.logFields()).WithField("sandbox", p.ID()).WithField("pid", p.PID()).Info("pod is running")
+	return nil
+}
+
+func (p *Pod) setInterrupt(cancel context.CancelCauseFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.interrupt = cancel
+}
+
+// boot acquires what a running pod holds, in order, each with its undo step. What it leaves behind on failure is
+// released by the caller.
+func (p *Pod) boot(ctx context.Context) error {
+	attachment, err := p.attachNetwork(ctx)
+	if err != nil {
+		return err
+	}
+	instance, err := p.startVM(ctx, attachment)
+	if err != nil {
+		return err
+	}
+	err = p.setUp(ctx, instance, attachment)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, quoteConsole(instance))
+	}
+	return nil
+}
+
+func (p *Pod) setUp(ctx context.Context, instance vm.Instance, attachment *network.Attachment) error {
+	guest, err := p.connect(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer p.phase(phaseSetup)()
+	return p.setUpGuest(ctx, guest, attachment)
+}
+
+// attachNetwork joins the pod's network namespace; a pod without one gets an empty attachment.
+func (p *Pod) attachNetwork(ctx context.Context) (*network.Attachment, error) {
+	defer p.phase(phaseNetwork)()
+	if p.request.NetNS == "" {
+		return new(network.Attachment), nil
+	}
+	attachment, err := p.platform.Network.Attach(ctx, p.request.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	p.undo.push("detach network", attachment.Detach)
+	return attachment, nil
+}
+
+func (p *Pod) startVM(ctx context.Context, attachment *network.Attachment) (vm.Instance, error) {
+	defer p.phase(phaseBoot)()
+	vmConfig, err := p.vmConfig()
+	if err != nil {
+		return nil, err
+	}
+	driver, err := p.platform.NewDriver(p.config)
+	if err != nil {
+		return nil, err
+	}
+	// The instance owns the taps from New on.
+	vmConfig.NICs = attachment.NICs()
+	instance, err := driver.New(ctx, vmConfig)
+	if err != nil {
+		return nil, err
+	}
+	p.undo.steps = append(p.undo.steps, undoStep{name: "stop vm", budget: p.vmStopBudget(), run: func(ctx context.Context) error {
+		defer p.goneOnce.Do(func() { close(p.gone) })
+		return instance.Stop(ctx)
+	}})
+	p.mu.Lock()
+	p.instance = instance
+	p.mu.Unlock()
+	if err := instance.Start(ctx); err != nil {
+		return nil, fmt.Errorf("boot vm: %w%s", err, quoteConsole(instance))
+	}
+	return instance, nil
+}
+
+// vmStopBudget leaves the driver time to use force after its own grace period.
+func (p *Pod) vmStopBudget() time.Duration {
+	return p.config.Hypervisor.ShutdownGrace.Duration + stepBudget
+}
+
+// connect waits for the agent until the boot deadline.
+func (p *Pod) connect(ctx context.Context, instance vm.Instance) (*agent.Client, error) {
+	defer p.phase(phaseAgent)()
+	guest, err := agent.Connect(ctx, instance.Dial, agent.Options{
+		ConnectTimeout: p.config.Guest.BootTimeout.Duration,
+		CallTimeout:    p.config.Guest.RequestTimeout.Duration,
+		CreateTimeout:  p.config.Image.CreateContainerTimeout.Duration,
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return nil, fmt.Errorf("the guest's agent did not answer within guest.boot_timeout of %s: %w: %w",
+			p.config.Guest.BootTimeout, err, errdefs.ErrUnavailable)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to the guest's agent: %w", err)
+	}
+	p.undo.push("close connection to guest", func(context.Context) error {
+		// Its VM is ended next, so a connection that is already broken is no fault.
+		_ = guest.Close()
+		return nil
+	})
+	p.mu.Lock()
+	p.guest = guest
+	p.mu.Unlock()
+	return guest, nil
+}

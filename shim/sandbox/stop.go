@@ -1,0 +1,137 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/coffer-project/coffer/shim/vm"
+)
+
+// errStopped is the cause of a start that a stop interrupted.
+var errStopped = errors.New("the pod was asked to stop")
+
+// quotedLines is how many of the guest's last console lines an error quotes.
+const quotedLines = 20
+
+// Stop ends the pod and releases everything it holds, in every state. It is idempotent. It fails when something could
+// not be released; another Stop tries that again.
+func (p *Pod) Stop(ctx context.Context) error {
+	p.mu.Lock()
+	if p.interrupt != nil {
+		p.interrupt(errStopped)
+	}
+	p.mu.Unlock()
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if p.State() == StateStopped {
+		return nil
+	}
+	p.setExit(Exit{At: time.Now()})
+	if err := p.move(ctx, eventStop); err != nil {
+		return err
+	}
+	return p.release(ctx)
+}
+
+// fail ends a creation or a start that went wrong with cause, and returns the cause, with what the release had to add.
+// The operation lock is held.
+func (p *Pod) fail(ctx context.Context, cause error) error {
+	p.setExit(Exit{At: time.Now(), Status: exitDied, Err: cause})
+	log.G(ctx).WithError(cause).WithField("sandbox", p.ID()).Error("pod failed")
+	return errors.Join(cause, p.move(ctx, eventFailed), p.release(ctx))
+}
+
+// release unwinds what the pod holds. The operation lock is held and the pod is Stopping.
+func (p *Pod) release(ctx context.Context) error {
+	started := time.Now()
+	err := p.undo.unwind(ctx)
+	p.goneOnce.Do(func() { close(p.gone) })
+	outcome := eventReleased
+	if err != nil {
+		outcome = eventFault
+		log.G(ctx).WithError(err).WithField("sandbox", p.ID()).Error("pod could not release everything, stop it again")
+		err = fmt.Errorf("release pod %s: %w", p.ID(), err)
+	} else {
+		log.G(ctx).WithField("sandbox", p.ID()).WithField("t_stop", time.Since(started)).Info("pod stopped")
+	}
+	err = errors.Join(err, p.move(ctx, outcome))
+	p.endedOnce.Do(func() { close(p.ended) })
+	return err
+}
+
+// setExit records how the pod ends; the first one holds.
+func (p *Pod) setExit(exit Exit) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.exit.At.IsZero() {
+		p.exit = exit
+	}
+}
+
+// watch ends the pod when its VM ends by itself or the agent's connection is lost. Both mean that nobody can answer for
+// the containers any more; a VM that still runs is stopped.
+func (p *Pod) watch(instance vm.Instance, lost <-chan struct{}) {
+	var cause error
+	select {
+	case <-p.gone:
+		return
+	case <-instance.Done():
+		cause = exitCause(instance)
+	case <-lost:
+		select {
+		case <-instance.Done():
+			cause = exitCause(instance)
+		case <-time.After(agentLostGrace):
+			cause = errors.New("the connection to the guest's agent broke while its vm ran on")
+		}
+	}
+	ctx := p.life
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		return // the shim ends and stops the pod itself
+	}
+	defer unlock()
+	if p.State() != StateRunning {
+		return // a stop caused it, or came first
+	}
+	cause = fmt.Errorf("pod %s died: %w%s", p.ID(), cause, quoteConsole(instance))
+	p.setExit(Exit{At: time.Now(), Status: exitDied, Err: cause})
+	log.G(ctx).WithError(cause).WithField("sandbox", p.ID()).Error("pod died")
+	if err := p.move(ctx, eventDied); err != nil {
+		log.G(ctx).WithError(err).Error("pod refused to die")
+		return
+	}
+	p.goneOnce.Do(func() { close(p.gone) })
+	// release logs its own failure; the pod is Invalid then and the next stop tries again.
+	_ = p.release(ctx)
+}
+
+// agentLostGrace is how long a VM that takes the agent's connection down with it may take to end.
+const agentLostGrace = 2 * time.Second
+
+func exitCause(instance vm.Instance) error {
+	if err := instance.Exit().Err; err != nil {
+		return err
+	}
+	return errors.New("its vm powered off")
+}
+
+// quoteConsole is the end of an error message: the guest's last words, or nothing.
+func quoteConsole(instance vm.Instance) string {
+	lines := instance.Console()
+	if len(lines) == 0 {
+		return ""
+	}
+	if len(lines) > quotedLines {
+		lines = lines[len(lines)-quotedLines:]
+	}
+	return "; the guest's last lines:\n" + strings.Join(lines, "\n")
+}
