@@ -1,7 +1,90 @@
 package main
 
-import "github.com/urfave/cli/v2"
+import (
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/coffer-project/coffer/owner/guestimage"
+)
 
 func guestCommand() *cli.Command {
-	return &cli.Command{Name: "guest"}
+	return &cli.Command{
+		Name:  "guest",
+		Usage: "build and check the image that a guest boots",
+		Subcommands: []*cli.Command{
+			{
+				Name:  "build",
+				Usage: "build a guest image; the same inputs always give the same bytes",
+				Flags: []cli.Flag{
+					&cli.PathFlag{Name: "kernel", Required: true, Usage: "Debian linux-image package (`DEB|DIR`), packed or unpacked"},
+					&cli.PathFlag{Name: "runc", Required: true, Usage: "statically linked runc `FILE`"},
+					&cli.PathFlag{Name: "agent", Required: true, Usage: "coffer-guest `FILE`"},
+					&cli.PathFlag{Name: "out", Required: true, Usage: "`DIR` for vmlinux, vmlinuz, initrd.cpio and manifest.json"},
+				},
+				Action: buildGuest,
+			},
+			{
+				Name:      "inspect",
+				Usage:     "check a guest image against its manifest and list its parts",
+				ArgsUsage: "DIR",
+				Action:    inspectGuest,
+			},
+		},
+	}
+}
+
+func buildGuest(c *cli.Context) error {
+	if c.Args().Present() {
+		return fmt.Errorf("guest build takes no arguments, got %q", c.Args().First())
+	}
+	in := guestimage.Inputs{Kernel: c.Path("kernel"), Runc: c.Path("runc"), Agent: c.Path("agent")}
+	m, built, err := guestimage.Build(c.Context, in, c.Path("out"))
+	if err != nil {
+		return err
+	}
+	if !built {
+		fmt.Fprintf(c.App.Writer, "%s is up to date\n", c.Path("out"))
+	}
+	return printGuest(c.App.Writer, m)
+}
+
+func inspectGuest(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return fmt.Errorf("guest inspect takes one directory")
+	}
+	m, err := guestimage.Inspect(c.Context, c.Args().First())
+	if err != nil {
+		return err
+	}
+	return printGuest(c.App.Writer, m)
+}
+
+// printGuest lists the files of an image, and of the initramfs its programs one by one and its modules in one sum.
+func printGuest(w io.Writer, m *guestimage.Manifest) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name string, size int64, digest string) {
+		fmt.Fprintf(table, "%s\t%.1f MiB\t%s\n", name, float64(size)/(1<<20), digest)
+	}
+	fmt.Fprintf(table, "kernel\t%s\t\n", m.Kernel)
+	for _, p := range m.Files {
+		row(p.Name, p.Size, "sha256:"+p.SHA256)
+		if p.Name != guestimage.InitrdName {
+			continue
+		}
+		var modules, count int64
+		for _, inner := range m.Initrd {
+			if strings.HasSuffix(path.Base(inner.Name), ".ko") {
+				modules, count = modules+inner.Size, count+1
+				continue
+			}
+			row("  "+inner.Name, inner.Size, "sha256:"+inner.SHA256)
+		}
+		row(fmt.Sprintf("  %d kernel modules", count), modules, "")
+	}
+	return table.Flush()
 }
