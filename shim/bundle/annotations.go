@@ -1,0 +1,34 @@
+package bundle
+
+import (
+	"strings"
+)
+
+// annotationPrefixes are what a guest may learn of a container's annotations: what Kubernetes' runtimes say about
+// the container, what Kata's policies look at, and which devices belong to it.
+var annotationPrefixes = []string{"io.kubernetes.cri.", "io.kubernetes.cri-o.", "io.katacontainers.", "cdi.k8s.io/"}
+
+// metadataPrefixes are what a snapshotter may say about an image.
+var metadataPrefixes = []string{"containerd.io/snapshot/", "io.coffer/"}
+
+// pick returns the entries whose keys have one of the prefixes and notes the others under the name of the map.
+func pick(name string, in map[string]string, prefixes []string, d *dropped) map[string]string {
+	out := make(map[string]string, len(in))
+	for key, value := range in {
+		if hasPrefix(key, prefixes) {
+			out[key] = value
+		} else {
+			d.note(name+"["+key+"]", true)
+		}
+	}
+	return out
+}
+
+func hasPrefix(key string, prefixes []string) bool {
+	for _, prefix := range prefixes {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,117 @@
+package bundle
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/volume"
+)
+
+const (
+	driverGuestPull = "image_guest_pull"
+	maxReference    = 1024
+)
+
+// rootfsVolume finds the volume document in the mounts that containerd wants as the container's root.
+func rootfsVolume(rootfs []*types.Mount) (*volume.Volume, error) {
+	var found *volume.Volume
+	for _, m := range rootfs {
+		v, ok, err := volume.FromOptions(m.GetOptions())
+		if err != nil {
+			return nil, fmt.Errorf("read root file system mount: %w", err)
+		}
+		if ok && found != nil {
+			return nil, fmt.Errorf("root file system has more than one volume: %w", errdefs.ErrInvalidArgument)
+		}
+		if ok {
+			found = v
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("root file system comes from a snapshotter that unpacks images on this host; "+
+			"set snapshotter = \"coffer\" for this runtime handler in containerd's configuration and pull the image again: %w",
+			errdefs.ErrFailedPrecondition)
+	}
+	if found.VolumeType != volume.TypeImageGuestPull {
+		return nil, fmt.Errorf("root file system is a volume of type %s, this runtime runs %s only: %w",
+			found.VolumeType, volume.TypeImageGuestPull, errdefs.ErrNotImplemented)
+	}
+	return found, nil
+}
+
+// imageStorage makes the storage by which the guest pulls the image onto the container's root.
+func (b *Bundle) imageStorage(rootfs []*types.Mount, mountPoint string, annotations map[string]string, d *dropped) (*agentpb.Storage, error) {
+	v, err := rootfsVolume(rootfs)
+	if err != nil {
+		return nil, err
+	}
+	reference, err := imageReference(v, b.spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	metadata := pick("volume.metadata", v.ImagePull.Metadata, metadataPrefixes, d)
+	for key, value := range annotations {
+		metadata[key] = value
+	}
+	document, err := json.Marshal(volume.ImagePull{Metadata: metadata})
+	if err != nil {
+		return nil, fmt.Errorf("encode image metadata: %w", err)
+	}
+	return &agentpb.Storage{
+		Driver:        driverGuestPull,
+		DriverOptions: []string{driverGuestPull + "=" + string(document)},
+		Source:        reference,
+		Fstype:        "overlay",
+		MountPoint:    mountPoint,
+	}, nil
+}
+
+// imageReference says which image the guest pulls: what the snapshotter says, else what the annotations say.
+func imageReference(v *volume.Volume, annotations map[string]string) (string, error) {
+	for _, candidate := range []string{
+		v.Source, v.ImagePull.Metadata[volume.MetadataImageRef], annotations[annotationImage], annotations[annotationImageCRIO],
+	} {
+		if reference, ok := normalizeReference(candidate); ok {
+			return reference, nil
+		}
+	}
+	return "", fmt.Errorf("neither the snapshotter nor annotation %s names the image; "+
+		"enable snapshot annotations in containerd's image configuration, or with ctr pass the annotation: %w",
+		annotationImage, errdefs.ErrFailedPrecondition)
+}
+
+// normalizeReference writes out what users of container tools leave away, so that host, policy and guest speak of the
+// same name. ok is false for what is no reference: nothing, the dummy, a bare image id, or text with strange characters.
+func normalizeReference(ref string) (full string, ok bool) {
+	if ref == "" || ref == volume.DummySource || len(ref) > maxReference || strings.HasPrefix(ref, "sha256:") {
+		return "", false
+	}
+	for _, r := range ref {
+		if r <= ' ' || r > '~' || strings.ContainsRune(`"'\<>|{}`, r) {
+			return "", false
+		}
+	}
+	host, rest, found := strings.Cut(ref, "/")
+	if !found || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		host, rest = "docker.io", ref
+	}
+	if host == "index.docker.io" {
+		host = "docker.io"
+	}
+	if host == "docker.io" && !strings.Contains(rest, "/") {
+		rest = "library/" + rest
+	}
+	name := rest[strings.LastIndex(rest, "/")+1:]
+	if name == "" {
+		return "", false
+	}
+	if !strings.ContainsAny(name, ":@") {
+		rest += ":latest"
+	}
+	return host + "/" + rest, true
+}

@@ -1,0 +1,221 @@
+package bundle
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	ocipb "github.com/coffer-project/coffer/proto/oci"
+)
+
+// rebuildLinux makes the linux part for container id. sharedPID leaves the process namespace to the guest's sandbox.
+func rebuildLinux(id string, l *specs.Linux, sharedPID bool, d *dropped) (*ocipb.Linux, error) {
+	if len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0 {
+		// Without it the container's root would be root of the guest, which is not what the user asked for.
+		return nil, fmt.Errorf("container %s asks for a user namespace, which guests do not offer; unset hostUsers: false: %w",
+			id, errdefs.ErrNotImplemented)
+	}
+	d.note("linux.devices", len(l.Devices) > 0)
+	d.note("linux.netDevices", len(l.NetDevices) > 0)
+	d.note("linux.mountLabel", l.MountLabel != "")
+	d.note("linux.intelRdt", l.IntelRdt != nil)
+	d.note("linux.memoryPolicy", l.MemoryPolicy != nil)
+	d.note("linux.personality", l.Personality != nil)
+	d.note("linux.timeOffsets", len(l.TimeOffsets) > 0)
+
+	out := &ocipb.Linux{
+		// The host's cgroup tree means nothing to the guest, which has one of its own.
+		CgroupsPath: "/coffer/" + id,
+		Namespaces:  namespaces(l.Namespaces, sharedPID, d),
+		Sysctl:      sysctls(l.Sysctl, d),
+		Seccomp:     rebuildSeccomp(l.Seccomp, d),
+	}
+	var err error
+	if out.Resources, err = rebuildResources(l.Resources, d); err != nil {
+		return nil, err
+	}
+	if out.MaskedPaths, err = cleanPaths("masked path", l.MaskedPaths); err != nil {
+		return nil, err
+	}
+	if out.ReadonlyPaths, err = cleanPaths("read-only path", l.ReadonlyPaths); err != nil {
+		return nil, err
+	}
+	switch l.RootfsPropagation {
+	case "", "private", "rprivate", "slave", "rslave":
+		out.RootfsPropagation = l.RootfsPropagation
+	default:
+		// Nothing outside the guest could see mounts that spread from here.
+		d.note("linux.rootfsPropagation", true)
+	}
+	return out, nil
+}
+
+// namespaces always asks for the same set, all new: inside the VM there is nothing of the host's to join. Containers
+// of a pod share the guest's network.
+func namespaces(in []specs.LinuxNamespace, sharedPID bool, d *dropped) []*ocipb.LinuxNamespace {
+	for _, ns := range in {
+		switch ns.Type {
+		case specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace,
+			specs.NetworkNamespace:
+		default:
+			d.note("linux.namespaces["+string(ns.Type)+"]", true)
+		}
+	}
+	kinds := []specs.LinuxNamespaceType{
+		specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace,
+	}
+	if !sharedPID {
+		// Kata's agent adds the process namespace of the sandbox by itself and would then see two.
+		kinds = append(kinds, specs.PIDNamespace)
+	}
+	out := make([]*ocipb.LinuxNamespace, 0, len(kinds))
+	for _, kind := range kinds {
+		out = append(out, &ocipb.LinuxNamespace{Type: string(kind)})
+	}
+	return out
+}
+
+// sysctls keeps what belongs to a namespace that the pod has for itself.
+func sysctls(in map[string]string, d *dropped) map[string]string {
+	var out map[string]string
+	for key, value := range in {
+		if !podSysctl(key) {
+			d.note("linux.sysctl["+key+"]", true)
+			continue
+		}
+		if out == nil {
+			out = make(map[string]string, len(in))
+		}
+		out[key] = value
+	}
+	return out
+}
+
+func podSysctl(key string) bool {
+	switch key {
+	case "kernel.sem", "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
+		"kernel.shm_rmid_forced":
+		return true
+	}
+	return strings.HasPrefix(key, "net.") || strings.HasPrefix(key, "fs.mqueue.")
+}
+
+// Resources rebuilds resource limits, for an update of a running container.
+func Resources(ctx context.Context, r *specs.LinuxResources) (*ocipb.LinuxResources, error) {
+	var d dropped
+	out, err := rebuildResources(r, &d)
+	if err != nil {
+		return nil, err
+	}
+	d.warn(ctx)
+	return out, nil
+}
+
+// rebuildResources keeps the limits of processor, memory and processes. Device rules are the guest's alone: it knows
+// which devices it has, and its runtime allows the harmless ones.
+func rebuildResources(r *specs.LinuxResources, d *dropped) (*ocipb.LinuxResources, error) {
+	out := &ocipb.LinuxResources{}
+	if r == nil {
+		return out, nil
+	}
+	d.note("linux.resources.devices", allowsBeyondDefault(r.Devices))
+	d.note("linux.resources.blockIO", r.BlockIO != nil)
+	d.note("linux.resources.hugepageLimits", hasHugepages(r.HugepageLimits))
+	d.note("linux.resources.network", r.Network != nil)
+	d.note("linux.resources.rdma", len(r.Rdma) > 0)
+	for key := range r.Unified {
+		d.note("linux.resources.unified["+key+"]", true)
+	}
+	if m := r.Memory; m != nil {
+		if value(m.Limit) < -1 || value(m.Reservation) < -1 || value(m.Swap) < -1 {
+			return nil, fmt.Errorf("memory limits of the container are negative: %w", errdefs.ErrInvalidArgument)
+		}
+		d.note("linux.resources.memory.kernel", value(m.Kernel) != 0 || value(m.KernelTCP) != 0) //nolint:staticcheck // named because it is dropped
+		d.note("linux.resources.memory.swappiness", m.Swappiness != nil)
+		d.note("linux.resources.memory.disableOOMKiller", value(m.DisableOOMKiller))
+		d.note("linux.resources.memory.useHierarchy", value(m.UseHierarchy))
+		d.note("linux.resources.memory.checkBeforeUpdate", value(m.CheckBeforeUpdate))
+		out.Memory = &ocipb.LinuxMemory{Limit: value(m.Limit), Reservation: value(m.Reservation), Swap: value(m.Swap)}
+	}
+	if c := r.CPU; c != nil {
+		d.note("linux.resources.cpu.burst", c.Burst != nil)
+		d.note("linux.resources.cpu.idle", c.Idle != nil)
+		d.note("linux.resources.cpu.realtime", value(c.RealtimeRuntime) != 0 || value(c.RealtimePeriod) != 0)
+		// Processors and memory nodes are numbered differently in the guest.
+		d.note("linux.resources.cpu.cpus", c.Cpus != "")
+		d.note("linux.resources.cpu.mems", c.Mems != "")
+		out.CPU = &ocipb.LinuxCPU{Shares: value(c.Shares), Quota: value(c.Quota), Period: value(c.Period)}
+	}
+	if r.Pids != nil && value(r.Pids.Limit) != 0 {
+		out.Pids = &ocipb.LinuxPids{Limit: value(r.Pids.Limit)}
+	}
+	return out, nil
+}
+
+// allowsBeyondDefault tells whether the rules name devices that a container does not have anyway, so that the warning
+// about dropping them means something.
+func allowsBeyondDefault(rules []specs.LinuxDeviceCgroup) bool {
+	for _, rule := range rules {
+		if !rule.Allow {
+			continue
+		}
+		if rule.Major == nil && rule.Minor == nil && rule.Access == "m" {
+			continue // making nodes is harmless where opening them is forbidden
+		}
+		major, minor := int64(-1), int64(-1)
+		if rule.Major != nil {
+			major = *rule.Major
+		}
+		if rule.Minor != nil {
+			minor = *rule.Minor
+		}
+		switch {
+		case major == 1 && (minor == 3 || minor == 5 || minor == 7 || minor == 8 || minor == 9): // null zero full random urandom
+		case major == 5 && minor >= 0 && minor <= 2: // tty console ptmx
+		case major == 136: // terminals of the container
+		case major == 10 && minor == 200: // tun, part of containerd's defaults; not offered
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// hasHugepages: orchestrators send a limit of zero for each page size of the host.
+func hasHugepages(limits []specs.LinuxHugepageLimit) bool {
+	for _, l := range limits {
+		if l.Limit > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func value[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// cleanPaths refuses paths that do not say where they lead.
+func cleanPaths(what string, paths []string) ([]string, error) {
+	for _, p := range paths {
+		if err := checkPath(what, p); err != nil {
+			return nil, err
+		}
+	}
+	return paths, nil
+}
+
+func checkPath(what, p string) error {
+	if !path.IsAbs(p) || path.Clean(p) != p || len(p) >= 4096 || strings.ContainsRune(p, 0) {
+		return fmt.Errorf("%s %.200q is not a clean absolute path: %w", what, p, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+package bundle
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	ocipb "github.com/coffer-project/coffer/proto/oci"
+)
+
+// Paths in the guest; Kata's, so that its policies and agents know them.
+const (
+	guestShared    = "/run/kata-containers/shared/containers"
+	guestShm       = "/run/kata-containers/sandbox/shm"
+	guestEphemeral = "/run/kata-containers/sandbox/ephemeral"
+)
+
+// DefaultShmSize is the size of a pod's /dev/shm in bytes, what other runtimes give.
+const DefaultShmSize = 64 << 20
+
+// emptyDirSegment is part of the path of every emptyDir volume below the kubelet's folder.
+const emptyDirSegment = "/kubernetes.io~empty-dir/"
+
+// guestTypes are file systems that live in the guest's kernel alone, with the source that names them.
+var guestTypes = map[string]string{
+	"proc": "proc", "sysfs": "sysfs", "tmpfs": "tmpfs", "devpts": "devpts", "mqueue": "mqueue",
+	"cgroup": "cgroup", "cgroup2": "cgroup",
+}
+
+// plainOptions are mount options without a value that are passed on.
+var plainOptions = []string{
+	"ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync", "relatime", "norelatime",
+	"atime", "noatime", "diratime", "nodiratime", "strictatime", "nostrictatime", "private", "rprivate", "slave", "rslave",
+	"rro", "newinstance", "tmpcopyup",
+}
+
+// valueOptions are options of tmpfs and devpts that are passed on with their value.
+var valueOptions = []string{"size", "mode", "uid", "gid", "nr_inodes", "ptmxmode"}
+
+// ShmStorage is the storage for the CreateSandbox request that backs the /dev/shm of the pod's containers; size is in
+// bytes, 0 means DefaultShmSize.
+func ShmStorage(size int64) *agentpb.Storage {
+	if size <= 0 {
+		size = DefaultShmSize
+	}
+	return &agentpb.Storage{
+		Driver:     "ephemeral",
+		Source:     "shm",
+		Fstype:     "tmpfs",
+		Options:    []string{"noexec", "nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)},
+		MountPoint: guestShm,
+	}
+}
+
+// mountPlan is what becomes of a container's mounts.
+type mountPlan struct {
+	mounts   []*ocipb.Mount
+	jobs     []CopyJob
+	storages []*agentpb.Storage
+}
+
+// planner turns mounts into a plan. plan copies the host's files; it is a field so that tests need none.
+type planner struct {
+	containerID  string
+	sandboxFiles map[string]string
+	sharedShm    bool
+	plan         func(source, guest string) ([]CopyJob, error)
+	dropped      *dropped
+}
+
+func (p *planner) run(mounts []specs.Mount) (*mountPlan, error) {
+	out := &mountPlan{}
+	for _, m := range mounts {
+		if err := p.add(out, m); err != nil {
+			return nil, fmt.Errorf("mount %s of container %s: %w", m.Destination, p.containerID, err)
+		}
+	}
+	p.addSandboxFiles(out)
+	return out, nil
+}
+
+func (p *planner) add(out *mountPlan, m specs.Mount) error {
+	if err := checkPath("destination", m.Destination); err != nil {
+		return err
+	}
+	if m.Destination == "/" {
+		return fmt.Errorf("a mount over the root file system would hide the image: %w", errdefs.ErrInvalidArgument)
+	}
+	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+		return fmt.Errorf("id-mapped mounts are not offered in guests: %w", errdefs.ErrNotImplemented)
+	}
+	if isBind(m) {
+		return p.addBind(out, m)
+	}
+	source, known := guestTypes[m.Type]
+	if !known {
+		return fmt.Errorf("file systems of type %q cannot be handed to a guest: %w", m.Type, errdefs.ErrInvalidArgument)
+	}
+	out.mounts = append(out.mounts, &ocipb.Mount{
+		Destination: m.Destination, Source: source, Type: m.Type, Options: p.options(m),
+	})
+	return nil
+}
+
+// isBind: runtimes take the option for the type.
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
+	if m.Destination == "/dev/shm" {
+		out.mounts = append(out.mounts, p.shm(m))
+		return nil
+	}
+	source := ""
+	if i := strings.Index(m.Source, emptyDirSegment); i >= 0 {
+		var err error
+		if source, err = p.emptyDir(out, m.Source[i+len(emptyDirSegment):]); err != nil {
+			return err
+		}
+	} else {
+		source = guestPath(p.containerID, m.Destination)
+		jobs, err := p.plan(m.Source, source)
+		shared, isShared := p.sandboxFiles[m.Destination]
+		switch {
+		case err == nil:
+			out.jobs = append(out.jobs, jobs...)
+		case errors.Is(err, errdefs.ErrNotFound) && isShared:
+			// containerd names the files of its own sandboxes even where the sandbox is ours and has none.
+			source = shared
+		default:
+			return err
+		}
+	}
+	out.mounts = append(out.mounts, &ocipb.Mount{
+		Destination: m.Destination, Source: source, Type: "bind", Options: append([]string{"rbind"}, p.options(m)...),
+	})
+	return nil
+}
+
+// shm replaces the host's shared memory by the pod's in the guest, or where the pod has none, by the container's own.
+func (p *planner) shm(m specs.Mount) *ocipb.Mount {
+	if p.sharedShm {
+		return &ocipb.Mount{Destination: m.Destination, Source: guestShm, Type: "bind", Options: []string{"rbind"}}
+	}
+	return &ocipb.Mount{
+		Destination: m.Destination, Source: "tmpfs", Type: "tmpfs",
+		Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", DefaultShmSize)},
+	}
+}
+
+// emptyDir gives the pod's containers one folder in the guest's memory. A copy would start out equal, but each
+// container would have its own. rest is the path below the kubelet's emptyDir folder: the volume, then a subPath.
+func (p *planner) emptyDir(out *mountPlan, rest string) (string, error) {
+	name, sub, _ := strings.Cut(rest, "/")
+	if name == "" || name == "." || name == ".." {
+		return "", fmt.Errorf("emptyDir has no name: %w", errdefs.ErrInvalidArgument)
+	}
+	if sub != "" {
+		return "", fmt.Errorf("subPath of an emptyDir is not offered in guests: %w", errdefs.ErrNotImplemented)
+	}
+	mountPoint := path.Join(guestEphemeral, name)
+	for _, s := range out.storages {
+		if s.GetMountPoint() == mountPoint {
+			return mountPoint, nil
+		}
+	}
+	out.storages = append(out.storages, &agentpb.Storage{
+		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", Options: []string{"mode=0777"}, MountPoint: mountPoint,
+	})
+	return mountPoint, nil
+}
+
+// addSandboxFiles gives the container the pod's hosts, hostname and resolv.conf where it brings none itself.
+func (p *planner) addSandboxFiles(out *mountPlan) {
+	for _, destination := range sandboxFileNames {
+		source, ok := p.sandboxFiles[destination]
+		if !ok || slices.ContainsFunc(out.mounts, func(m *ocipb.Mount) bool { return m.GetDestination() == destination }) {
+			continue
+		}
+		out.mounts = append(out.mounts, &ocipb.Mount{
+			Destination: destination, Source: source, Type: "bind", Options: []string{"rbind", "rprivate", "rw"},
+		})
+	}
+}
+
+// options rebuilds mount options; bind and rbind are the caller's.
+func (p *planner) options(m specs.Mount) []string {
+	var out []string
+	for _, option := range m.Options {
+		key, _, hasValue := strings.Cut(option, "=")
+		switch {
+		case option == "bind", option == "rbind":
+		case slices.Contains(plainOptions, option):
+			out = append(out, option)
+		case hasValue && (m.Type == "tmpfs" || m.Type == "devpts") && slices.Contains(valueOptions, key):
+			out = append(out, option)
+		default:
+			p.dropped.note("mounts["+m.Destination+"].options["+key+"]", true)
+		}
+	}
+	return out
+}
+
+// guestPath names the copy of what is mounted at destination. The middle part keeps copies of different mounts with one
+// base name apart; it is made from the destination, so that a repeated request means the same file.
+func guestPath(owner, destination string) string {
+	sum := sha256.Sum256([]byte(owner + "\x00" + destination))
+	return path.Join(guestShared, owner+"-"+hex.EncodeToString(sum[:8])+"-"+fileName(path.Base(destination)))
+}
+
+// fileName makes a base name harmless for the pattern that guests check.
+func fileName(base string) string {
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-' {
+			return r
+		}
+		return '_'
+	}, base)
+	return name[:min(len(name), 64)]
+}

@@ -1,0 +1,123 @@
+package bundle
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	ocipb "github.com/coffer-project/coffer/proto/oci"
+)
+
+// maxHostname is the kernel's limit, in bytes.
+const maxHostname = 64
+
+// guestRun is the folder of the guest in which each container has its own.
+const guestRun = "/run/kata-containers"
+
+var (
+	idPattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+	versionPattern = regexp.MustCompile(`^1\.[0-9]{1,3}\.[0-9]{1,3}(-[0-9A-Za-z.+-]{1,32})?$`)
+)
+
+// Options say what a request needs beyond the bundle.
+type Options struct {
+	// ContainerID names the container in the guest.
+	ContainerID string
+	// Rootfs are the mounts that containerd's create call carries; one has the volume document.
+	Rootfs []*types.Mount
+	// Hostname is the pod's; empty takes the specification's.
+	Hostname string
+	// SharedPID puts the container into the sandbox's process namespace.
+	SharedPID bool
+	// SharedShm says that the sandbox was created with ShmStorage, which /dev/shm then is.
+	SharedShm bool
+	// SandboxFiles are the pod's files in the guest by destination, from SandboxJobs.
+	SandboxFiles map[string]string
+	// Devices are handed to the guest with the container.
+	Devices []*agentpb.Device
+}
+
+// CreateRequest makes the request that creates the container, and the copies that the guest needs before it, for Copy.
+// What the guest gets no part of is logged once. Errors are errdefs.ErrInvalidArgument for a broken specification,
+// ErrNotImplemented for what guests do not offer, and ErrFailedPrecondition for a host or volume that must change first.
+func (b *Bundle) CreateRequest(ctx context.Context, opts Options) (*agentpb.CreateContainerRequest, []CopyJob, error) {
+	return b.createRequest(ctx, opts, planCopy)
+}
+
+func (b *Bundle) createRequest(
+	ctx context.Context, opts Options, plan func(source, guest string) ([]CopyJob, error),
+) (*agentpb.CreateContainerRequest, []CopyJob, error) {
+	id := opts.ContainerID
+	if !idPattern.MatchString(id) {
+		return nil, nil, fmt.Errorf("container id %.200q is not valid: %w", id, errdefs.ErrInvalidArgument)
+	}
+	var d dropped
+	rootfs := guestRun + "/" + id + "/rootfs"
+	annotations := pick("annotations", b.spec.Annotations, annotationPrefixes, &d)
+	image, err := b.imageStorage(opts.Rootfs, rootfs, annotations, &d)
+	if err != nil {
+		return nil, nil, fmt.Errorf("image of container %s: %w", id, err)
+	}
+	mounts, err := (&planner{
+		containerID: id, sandboxFiles: opts.SandboxFiles, sharedShm: opts.SharedShm, plan: plan, dropped: &d,
+	}).run(b.spec.Mounts)
+	if err != nil {
+		return nil, nil, err
+	}
+	spec, err := b.guestSpec(opts, rootfs, annotations, mounts.mounts, &d)
+	if err != nil {
+		return nil, nil, fmt.Errorf("specification of container %s: %w", id, err)
+	}
+	d.warn(ctx)
+	return &agentpb.CreateContainerRequest{
+		ContainerId:  id,
+		ExecId:       id,
+		Devices:      opts.Devices,
+		Storages:     append([]*agentpb.Storage{image}, mounts.storages...),
+		OCI:          spec,
+		SandboxPidns: opts.SharedPID,
+	}, mounts.jobs, nil
+}
+
+func (b *Bundle) guestSpec(
+	opts Options, rootfs string, annotations map[string]string, mounts []*ocipb.Mount, d *dropped,
+) (*ocipb.Spec, error) {
+	in := b.spec
+	if !versionPattern.MatchString(in.Version) {
+		return nil, fmt.Errorf("version %.64q is not supported: %w", in.Version, errdefs.ErrInvalidArgument)
+	}
+	d.note("domainname", in.Domainname != "")
+	d.note("hooks", in.Hooks != nil)
+	d.note("solaris", in.Solaris != nil)
+	d.note("windows", in.Windows != nil)
+	d.note("vm", in.VM != nil)
+	d.note("zos", in.ZOS != nil)
+	process, err := rebuildProcess(in.Process, d)
+	if err != nil {
+		return nil, err
+	}
+	linux, err := rebuildLinux(opts.ContainerID, in.Linux, opts.SharedPID, d)
+	if err != nil {
+		return nil, err
+	}
+	hostname := opts.Hostname
+	if hostname == "" {
+		hostname = in.Hostname
+	}
+	if len(hostname) > maxHostname {
+		return nil, fmt.Errorf("hostname of %d bytes is too long: %w", len(hostname), errdefs.ErrInvalidArgument)
+	}
+	return &ocipb.Spec{
+		Version:     in.Version,
+		Process:     process,
+		Root:        &ocipb.Root{Path: rootfs, Readonly: in.Root.Readonly},
+		Hostname:    hostname,
+		Mounts:      mounts,
+		Annotations: annotations,
+		Linux:       linux,
+	}, nil
+}
