@@ -38,14 +38,14 @@ func (p *Pod) Create(ctx context.Context, request Request) error {
 }
 
 func (p *Pod) prepare(request Request) error {
-	if request.Config.HostNetwork {
-		return fmt.Errorf("the pod asks for the node's network, which a virtual machine cannot give it: %w", errdefs.ErrInvalidArgument)
+	if err := checkPodConfig(request.Config); err != nil {
+		return err
 	}
 	conf, err := p.platform.LoadConfig(request.ConfigPath)
 	if err != nil {
 		return err
 	}
-	pod, err := conf.Pod(request.Config.Annotations)
+	pod, err := conf.Pod(request.Config.GetAnnotations())
 	if err != nil {
 		return err
 	}
@@ -65,15 +65,14 @@ func (p *Pod) prepare(request Request) error {
 	if err := record.write(dir); err != nil {
 		return err
 	}
-	dns := request.Config.DNS
-	if len(dns.Servers) == 0 {
-		if dns, err = p.platform.HostDNS(); err != nil {
+	if len(request.Config.GetDnsConfig().GetServers()) == 0 {
+		if request.Config.DnsConfig, err = p.platform.HostDNS(); err != nil {
 			return fmt.Errorf("inherit the node's dns settings: %w", err)
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.config, p.pod, p.stateDir, p.request.Config.DNS = conf, pod, dir, dns
+	p.config, p.pod, p.stateDir = conf, pod, dir
 	return nil
 }
 

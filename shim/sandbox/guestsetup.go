@@ -12,6 +12,7 @@ import (
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	typespb "github.com/coffer-project/coffer/proto/types"
 	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/bundle"
 	"github.com/coffer-project/coffer/shim/network"
 )
 
@@ -27,9 +28,10 @@ func (p *Pod) setUpGuest(ctx context.Context, guest *agent.Client, attachment *n
 	}
 	if _, err := guest.CreateSandbox(ctx, &agentpb.CreateSandboxRequest{
 		SandboxId:    p.request.ID,
-		Hostname:     p.request.Config.Hostname,
-		Dns:          p.request.Config.DNS.Lines(),
-		SandboxPidns: p.request.Config.SharedPIDs,
+		Hostname:     p.request.Config.GetHostname(),
+		Dns:          resolvLines(p.request.Config.GetDnsConfig()),
+		SandboxPidns: sharesPIDs(p.request.Config),
+		Storages:     []*agentpb.Storage{bundle.ShmStorage(0)},
 	}); err != nil {
 		return fmt.Errorf("create the sandbox in the guest: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	cgroupstats "github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/config"
@@ -42,7 +43,7 @@ type Platform struct {
 	NewDriver func(*config.Config) (vm.Driver, error)
 	Network   Network
 	// HostDNS reads the node's own resolver settings, which a pod without settings inherits.
-	HostDNS func() (DNS, error)
+	HostDNS func() (*cri.DNSConfig, error)
 }
 
 // Request says which pod to create.
@@ -53,7 +54,8 @@ type Request struct {
 	NetNS string
 	// ConfigPath names the runtime configuration; empty means the default.
 	ConfigPath string
-	Config     PodConfig
+	// Config is CRI's description of the pod, possibly empty, never nil. The pod owns it.
+	Config *cri.PodSandboxConfig
 	// OwnFiles is set when nobody else writes hosts, resolv.conf and hostname for the pod's containers.
 	OwnFiles bool
 	// Placed is called with the state directory before it is made, so that a later process can find it.
@@ -97,7 +99,7 @@ type Pod struct {
 	members   Members
 	instance  vm.Instance
 	guest     *agent.Client
-	files     []GuestFile
+	files     map[string]string
 	report    report
 	createdAt time.Time
 	exit      Exit
@@ -133,6 +135,13 @@ func (p *Pod) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
+}
+
+// Hostname is the pod's, empty when it has none.
+func (p *Pod) Hostname() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.request.Config.GetHostname()
 }
 
 // Config is the runtime configuration, nil before Create.

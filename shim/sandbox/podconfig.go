@@ -2,128 +2,94 @@ package sandbox
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// podConfigType is the message that CRI hands over as the options of a sandbox.
-const podConfigType = "runtime.v1.PodSandboxConfig"
 
 // maxPodConfigBytes is beyond what an API server accepts for a whole pod.
 const maxPodConfigBytes = 4 << 20
 
-// PodConfig is the part of CRI's PodSandboxConfig that a pod is made of. The rest never gets here: the fields are
-// picked out of the encoded message one by one, which also spares the shim the memory of CRI's generated code.
-type PodConfig struct {
-	Name, Namespace, UID string
-	Hostname             string
-	DNS                  DNS
-	Annotations          map[string]string
-	Sysctls              map[string]string
-	// HostNetwork is set when the pod asks for the node's network, which a VM cannot give it.
-	HostNetwork bool
-	// SharedPIDs is set when the pod's containers share one process tree.
-	SharedPIDs bool
-}
-
-// DNS is what goes to the pod's resolv.conf.
-type DNS struct {
-	Servers, Searches, Options []string
-}
-
-// Field numbers of runtime.v1, and the namespace modes that matter.
-const (
-	podMetadata, podHostname, podDNS, podAnnotations, podLinux = 1, 2, 4, 7, 8
-	metaName, metaUID, metaNamespace                           = 1, 2, 3
-	dnsServers, dnsSearches, dnsOptions                        = 1, 2, 3
-	linuxSecurity, linuxSysctls                                = 2, 3
-	securityNamespaces                                         = 1
-	namespacesNetwork, namespacesPID                           = 1, 2
-	modePod, modeNode                                          = 0, 2
-)
-
-// ParsePodConfig takes a PodConfig out of the options of a CreateSandbox request. No options is an empty pod. It fails
-// with errdefs.ErrInvalidArgument when the options are of another type, too large or malformed.
-func ParsePodConfig(options *anypb.Any) (PodConfig, error) {
-	var config PodConfig
-	if options == nil || len(options.GetValue()) == 0 && options.GetTypeUrl() == "" {
+// ParsePodConfig takes CRI's description of a pod out of the options of a CreateSandbox request; without options it is
+// empty. It fails with errdefs.ErrInvalidArgument when the options are of another type, too large or malformed.
+func ParsePodConfig(options *anypb.Any) (*cri.PodSandboxConfig, error) {
+	config := new(cri.PodSandboxConfig)
+	if options.GetTypeUrl() == "" && len(options.GetValue()) == 0 {
 		return config, nil
 	}
-	if name := string(options.MessageName()); name != podConfigType {
-		return config, fmt.Errorf("sandbox options are a %q, want %s: %w", options.GetTypeUrl(), podConfigType, errdefs.ErrInvalidArgument)
-	}
 	if size := len(options.GetValue()); size > maxPodConfigBytes {
-		return config, fmt.Errorf("pod sandbox config has %d bytes, limit %d: %w", size, maxPodConfigBytes, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("pod sandbox config has %d bytes, limit %d: %w", size, maxPodConfigBytes, errdefs.ErrInvalidArgument)
 	}
-	if err := fields(options.GetValue(), config.field); err != nil {
-		return PodConfig{}, fmt.Errorf("decode pod sandbox config: %w", err)
+	if err := options.UnmarshalTo(config); err != nil {
+		return nil, fmt.Errorf("decode pod sandbox config: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return config, nil
 }
 
-func (c *PodConfig) field(number protowire.Number, value field) error {
-	switch number {
-	case podMetadata:
-		return value.message(func(number protowire.Number, value field) error {
-			switch number {
-			case metaName:
-				c.Name = value.text()
-			case metaUID:
-				c.UID = value.text()
-			case metaNamespace:
-				c.Namespace = value.text()
-			}
-			return nil
-		})
-	case podHostname:
-		c.Hostname = value.text()
-	case podDNS:
-		return value.message(c.DNS.field)
-	case podAnnotations:
-		return value.entry(&c.Annotations)
-	case podLinux:
-		return value.message(c.linux)
+// namespaces is what a pod shares with the node or among its containers; nil-safe.
+func namespaces(config *cri.PodSandboxConfig) *cri.NamespaceOption {
+	return config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+}
+
+// checkPodConfig refuses what a VM cannot give a pod; handing out something else instead would be a surprise.
+func checkPodConfig(config *cri.PodSandboxConfig) error {
+	options := namespaces(config)
+	for _, namespace := range []struct {
+		name string
+		mode cri.NamespaceMode
+	}{{"network", options.GetNetwork()}, {"process", options.GetPid()}, {"IPC", options.GetIpc()}} {
+		if namespace.mode == cri.NamespaceMode_NODE {
+			return fmt.Errorf("the pod asks for the node's %s namespace, which a virtual machine cannot give it: %w",
+				namespace.name, errdefs.ErrInvalidArgument)
+		}
+	}
+	if options.GetUsernsOptions().GetMode() == cri.NamespaceMode_POD && options.GetUsernsOptions() != nil {
+		return fmt.Errorf("the pod asks for a user namespace (hostUsers: false), which this runtime does not offer: %w",
+			errdefs.ErrNotImplemented)
 	}
 	return nil
 }
 
-func (d *DNS) field(number protowire.Number, value field) error {
-	switch number {
-	case dnsServers:
-		d.Servers = append(d.Servers, value.text())
-	case dnsSearches:
-		d.Searches = append(d.Searches, value.text())
-	case dnsOptions:
-		d.Options = append(d.Options, value.text())
-	}
-	return nil
+// sharesPIDs tells whether the pod's containers are to see each other's processes. CRI's zero value is POD, so a pod
+// that says nothing at all, as outside CRI, has to be told apart.
+func sharesPIDs(config *cri.PodSandboxConfig) bool {
+	options := namespaces(config)
+	return options != nil && options.GetPid() == cri.NamespaceMode_POD
 }
 
-func (c *PodConfig) linux(number protowire.Number, value field) error {
-	switch number {
-	case linuxSecurity:
-		return value.message(func(number protowire.Number, value field) error {
-			if number != securityNamespaces {
-				return nil
-			}
-			// The message is there, so an absent mode is its zero value: POD.
-			c.SharedPIDs = true
-			return value.message(c.namespaces)
-		})
-	case linuxSysctls:
-		return value.entry(&c.Sysctls)
+// resolvLines are DNS settings as lines of a resolv.conf, which is how the agent protocol wants them.
+func resolvLines(dns *cri.DNSConfig) []string {
+	var lines []string
+	if len(dns.GetSearches()) > 0 {
+		lines = append(lines, "search "+strings.Join(dns.GetSearches(), " "))
 	}
-	return nil
+	for _, server := range dns.GetServers() {
+		lines = append(lines, "nameserver "+server)
+	}
+	if len(dns.GetOptions()) > 0 {
+		lines = append(lines, "options "+strings.Join(dns.GetOptions(), " "))
+	}
+	return lines
 }
 
-func (c *PodConfig) namespaces(number protowire.Number, value field) error {
-	switch number {
-	case namespacesNetwork:
-		c.HostNetwork = value.number == modeNode
-	case namespacesPID:
-		c.SharedPIDs = value.number == modePod
+// ParseResolvConf reads DNS settings from a resolv.conf; what it does not know it leaves out.
+func ParseResolvConf(text string) *cri.DNSConfig {
+	dns := new(cri.DNSConfig)
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		switch words[0] {
+		case "nameserver":
+			dns.Servers = append(dns.Servers, words[1])
+		case "search", "domain":
+			dns.Searches = words[1:]
+		case "options":
+			dns.Options = append(dns.Options, words[1:]...)
+		}
 	}
-	return nil
+	return dns
 }

@@ -8,7 +8,7 @@ import (
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
+	ctrdnamespaces "github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -193,7 +193,7 @@ func (s *Service) UpdateSandbox(context.Context, *sandboxapi.UpdateSandboxReques
 
 // namespaceOf is containerd's namespace of a request, empty when it has none.
 func namespaceOf(ctx context.Context) string {
-	namespace, _ := namespaces.Namespace(ctx)
+	namespace, _ := ctrdnamespaces.Namespace(ctx)
 	return namespace
 }
 
