@@ -4,7 +4,7 @@
 //
 // # Two modes
 //
-// Every snapshot is in one of two modes, kept in a label of our own (LabelMode):
+// Every snapshot is in one of two modes, told apart by a label of our own (LabelMode):
 //
 //   - ModeReference: an empty record. Prepare of an image layer commits it at once and answers AlreadyExists, so that
 //     containerd fetches no layer blob. A container on top of it gets one mount, a read-only bind of an empty

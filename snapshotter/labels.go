@@ -14,7 +14,8 @@ import (
 const labelPrefix = "io.coffer/"
 
 const (
-	// LabelMode says which half of the snapshotter a snapshot belongs to; its value is a Mode.
+	// LabelMode is ModeReference on the snapshots of that half. The others carry no label of ours, since a snapshot's
+	// labels are otherwise the caller's alone.
 	LabelMode = labelPrefix + "snapshot.mode"
 	// LabelRecovered marks a record that was made again from its name after the database was lost.
 	LabelRecovered = labelPrefix + "snapshot.recovered"
@@ -40,7 +41,7 @@ func (m *Mode) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is neither %q nor %q: %w", text, ModeReference, ModeOverlay, errdefs.ErrInvalidArgument)
 }
 
-// modeOf reads the mode of a record. A record without one was not made by us in ModeReference.
+// modeOf reads the mode of a record.
 func modeOf(info snapshots.Info) Mode {
 	if Mode(info.Labels[LabelMode]) == ModeReference {
 		return ModeReference
@@ -48,7 +49,7 @@ func modeOf(info snapshots.Info) Mode {
 	return ModeOverlay
 }
 
-// withMode gives the labels to store for a snapshot: those of the caller without ours, then the mode.
+// withMode gives the labels to store for a snapshot: those of the caller, and ours as the mode wants them.
 //
 // An overlay snapshot does not keep containerd.io/snapshot.ref. containerd looks for that label when a Prepare answers
 // AlreadyExists, and would take an unpacked layer of another namespace for the reference-only one just made.
@@ -56,10 +57,12 @@ func withMode(given map[string]string, mode Mode) map[string]string {
 	labels := make(map[string]string, len(given)+1)
 	maps.Copy(labels, given)
 	maps.DeleteFunc(labels, func(k, _ string) bool { return strings.HasPrefix(k, labelPrefix) })
-	if mode == ModeOverlay {
+	switch mode {
+	case ModeReference:
+		labels[LabelMode] = string(mode)
+	case ModeOverlay:
 		delete(labels, snapshots.LabelSnapshotRef)
 	}
-	labels[LabelMode] = string(mode)
 	return labels
 }
 
