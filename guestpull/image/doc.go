@@ -1,0 +1,65 @@
+// Package image gets a container image into the guest:
+//
+//	resolve -> verify -> keys -> fetch | decrypt | decompress | apply -> publish
+//
+// It is the order of these stages and nothing else; each of them is behind a small interface below. Layers run side by
+// side, and within a layer the stages stream: no layer is ever held whole, packed or unpacked, outside of its directory.
+//
+// A layer becomes visible only after its blob digest, its HMAC (where it is encrypted) and its diff id were all found
+// right. Until then it lies in the store's staging directory, and on any error it is removed from there.
+//
+// The package must never take the right to read a layer from the host: what it trusts is digests and keys.
+package image
+
+import (
+	"context"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/coffer-project/coffer/guestpull/mediatype"
+)
+
+// Registry fetches documents and layers. What it returns matches the digest that was asked for.
+type Registry interface {
+	// Resolve returns the digest behind a reference with a tag.
+	Resolve(ctx context.Context, ref string) (digest.Digest, error)
+	// Manifest returns an index or a manifest of at most limit bytes.
+	Manifest(ctx context.Context, ref string, dgst digest.Digest, limit int64) ([]byte, error)
+	// Blob streams a layer or a configuration; its reader gives io.EOF only for exactly the right bytes.
+	Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error)
+}
+
+// Verifier reads the documents of an image within limits.
+type Verifier interface {
+	// Choose returns an index's manifest for a platform, or false for isIndex when raw is a manifest already.
+	Choose(raw []byte, platform string) (desc ocispec.Descriptor, isIndex bool, err error)
+	Manifest(raw []byte) (*ocispec.Manifest, error)
+	// Config reads a configuration that must list that many layers and be for that platform.
+	Config(raw []byte, layers int, platform string) (*ocispec.Image, error)
+}
+
+// Decrypter gets the keys of encrypted layers.
+type Decrypter interface {
+	// Unlock returns what deciphers the layer's stream; the reader it makes gives io.EOF only for authentic bytes.
+	Unlock(ctx context.Context, desc ocispec.Descriptor) (open func(io.Reader) io.Reader, keyID string, err error)
+}
+
+// Unpacker turns packed layers into directories.
+type Unpacker interface {
+	Decompress(r io.Reader, c mediatype.Compression) (io.ReadCloser, error)
+	// Apply writes a tar stream to an empty directory and reads it to its end. implied are directories that take their
+	// attributes from layers below, by Inherit.
+	Apply(ctx context.Context, dir string, r io.Reader) (size int64, implied []string, err error)
+	Inherit(dir string, implied, lower []string) error
+}
+
+// Store keeps unpacked layers, counted by owner.
+type Store interface {
+	// Check fails with errdefs.ErrResourceExhausted when layers of at least these sizes do not fit.
+	Check(sizes map[digest.Digest]int64) error
+	// Layer returns a layer's directory, which fill makes where it is missing.
+	Layer(ctx context.Context, owner string, id digest.Digest, fill func(ctx context.Context, dir string) error) (string, error)
+	Release(ctx context.Context, owner string) error
+}

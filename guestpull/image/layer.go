@@ -1,0 +1,153 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+)
+
+// errUnproven is what an attempt to publish a layer without its end of file would give.
+var errUnproven = fmt.Errorf("layer has bytes after the end of its packed stream: %w", errdefs.ErrInvalidArgument)
+
+// layers gets all layers, at most p.parallel at a time, and returns their directories, lowest first.
+func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec *recorder) ([]string, error) {
+	dirs := make([]string, len(found.layers))
+	done := make([]chan struct{}, len(found.layers))
+	for i := range done {
+		done[i] = make(chan struct{})
+	}
+	slots := make(chan struct{}, p.parallel)
+	group, ctx := errgroup.WithContext(ctx)
+	for i, l := range found.layers {
+		// Slots are taken from the lowest layer up, so that whatever a layer waits for has its slot before it.
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil, errors.Join(group.Wait(), ctx.Err())
+		}
+		group.Go(func() error {
+			free := sync.OnceFunc(func() { <-slots })
+			defer free()
+			var filled time.Time
+			dir, err := p.store.Layer(ctx, owner, l.id, func(ctx context.Context, dir string) error {
+				implied, err := p.fill(ctx, found.ref, l, dir, rec)
+				free()
+				if err != nil || len(implied) == 0 {
+					filled = time.Now()
+					return err
+				}
+				if err := below(ctx, done[:i]); err != nil {
+					return err
+				}
+				filled = time.Now()
+				return p.unpacker.Inherit(dir, implied, dirs[:i])
+			})
+			if err != nil {
+				return fmt.Errorf("layer %d of %d (%s): %w", i+1, len(found.layers), l.desc.Digest, err)
+			}
+			if !filled.IsZero() {
+				rec.add(phasePublish, time.Since(filled))
+			}
+			dirs[i] = dir
+			close(done[i])
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return dirs, nil
+}
+
+// below waits for the layers below.
+func below(ctx context.Context, lower []chan struct{}) error {
+	for _, ready := range lower {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// fill unpacks one layer to dir. When it returns nil, every proof of the layer was given: blob digest, HMAC, diff id.
+func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec *recorder) ([]string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var (
+		stages pipeline
+		open   []io.Closer
+	)
+	// Stages that read ahead end with the context. Nothing is closed under their hands, and none outlives the layer.
+	defer func() {
+		cancel()
+		stages.wait()
+		for _, c := range slices.Backward(open) {
+			c.Close()
+		}
+	}()
+
+	start := time.Now()
+	blob, err := p.registry.Blob(ctx, ref, l.desc)
+	rec.add(phaseFetch, time.Since(start))
+	if err != nil {
+		return nil, err
+	}
+	open = append(open, blob)
+	fetched := rec.stage(phaseFetch, blob, nil)
+	packed := io.Reader(fetched)
+	if l.open != nil {
+		packed = rec.stage(phaseDecrypt, l.open(fetched), fetched)
+	}
+	packed = stages.ahead(ctx, packed)
+
+	inner := &clock{r: packed}
+	tar, err := p.unpacker.Decompress(inner, l.kind.Compression)
+	if err != nil {
+		return nil, err
+	}
+	open = append(open, tar)
+	hash := l.diffID.Algorithm().Hash()
+	unpacked := rec.stage(phaseDecompress, io.TeeReader(tar, hash), inner)
+	ahead := &clock{r: stages.ahead(ctx, unpacked)}
+
+	start = time.Now()
+	size, implied, err := p.unpacker.Apply(ctx, dir, ahead)
+	rec.add(phaseApply, time.Since(start)-ahead.spent())
+	if err != nil {
+		return nil, err
+	}
+	// The decoder may be content before its input has ended, and the verdicts on the input come with its end.
+	if err := atEnd(packed); err != nil {
+		return nil, err
+	}
+	if got := digest.NewDigest(l.diffID.Algorithm(), hash); got != l.diffID {
+		return nil, fmt.Errorf("layer unpacks to diff id %s, and the image configuration says %s: %w", got, l.diffID, errdefs.ErrFailedPrecondition)
+	}
+	l.unpacked = size
+	return implied, nil
+}
+
+// atEnd wants io.EOF and nothing before it.
+func atEnd(r io.Reader) error {
+	var b [1]byte
+	for {
+		n, err := r.Read(b[:])
+		switch {
+		case n > 0:
+			return errUnproven
+		case err == io.EOF: //nolint:errorlint // a wrapped EOF is no verdict
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}

@@ -1,0 +1,169 @@
+// Package unpack turns the packed tar stream of a layer into a directory that the kernel's overlay can use as a lower
+// layer. The stream is hostile: sizes, counts and names are bounded while it is read, and names never lead outside of the
+// directory (containerd's archive package sees to that).
+//
+// The package must never publish what it writes. A layer is poison until its stream ended without an error and its
+// digest was compared, which is for the caller.
+package unpack
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/coffer-project/coffer/guestpull/mediatype"
+)
+
+const bufferSize = 128 << 10
+
+// Limits bounds what one layer may unpack to.
+type Limits struct {
+	// Bytes is the largest sum of file sizes, and the largest tar stream.
+	Bytes int64
+	// Entries is the largest number of files, directories, links and markers.
+	Entries int
+	// Xattrs is the largest sum of the extended attributes of one entry in bytes.
+	Xattrs int
+	// Window is the largest zstd window in bytes, which is what a decoder must keep in memory.
+	Window uint64
+}
+
+// DefaultLimits bound memory, not honest images: they allow what registries hold. Space is bounded by Unpacker's space check.
+func DefaultLimits() Limits {
+	return Limits{Bytes: 1 << 40, Entries: 4 << 20, Xattrs: 256 << 10, Window: 64 << 20}
+}
+
+// Unpacker unpacks layers.
+type Unpacker struct {
+	limits  Limits
+	space   func() (int64, error)
+	devices bool
+}
+
+// Option changes an Unpacker.
+type Option func(*Unpacker)
+
+// WithSpace makes the unpacker ask, before each file and every few MiB, how many bytes may still be written to the store.
+// A layer that does not fit is then refused while there is still room for the guest to live in.
+func WithSpace(space func() (int64, error)) Option {
+	return func(u *Unpacker) { u.space = space }
+}
+
+// WithDevices creates device nodes. Without it they are left out. To be used only where the store is mounted nodev.
+func WithDevices() Option {
+	return func(u *Unpacker) { u.devices = true }
+}
+
+// New returns an Unpacker.
+func New(limits Limits, opts ...Option) *Unpacker {
+	u := &Unpacker{limits: limits}
+	for _, opt := range opts {
+		opt(u)
+	}
+	return u
+}
+
+// Decompress returns the tar stream of a packed layer. The reader must be closed; it does not close r.
+func (u *Unpacker) Decompress(r io.Reader, c mediatype.Compression) (io.ReadCloser, error) {
+	if c == mediatype.None {
+		return io.NopCloser(r), nil
+	}
+	// Decoders ask for a few bytes at a time; the stages below are cheap only in large reads.
+	r = bufio.NewReaderSize(r, bufferSize)
+	switch c {
+	case mediatype.Gzip:
+		// The header is read at once, so a layer that is no gzip fails here.
+		zr, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, fmt.Errorf("read gzip header: %w", classify(err))
+		}
+		return &classified{zr, zr}, nil
+	case mediatype.Zstd:
+		zr, err := zstd.NewReader(r,
+			// One block at a time: the layers of an image are what runs in parallel.
+			zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(u.limits.Window))
+		if err != nil {
+			return nil, fmt.Errorf("read zstd: %w", classify(err))
+		}
+		rc := zr.IOReadCloser()
+		return &classified{rc, rc}, nil
+	}
+	return nil, fmt.Errorf("unpack compression %s: %w", c, errdefs.ErrNotImplemented)
+}
+
+// Apply unpacks a tar stream to dir, which must exist and be empty, and reads the stream to its end. Whiteouts become
+// what overlay takes for them: character devices 0:0 and trusted.overlay.opaque.
+//
+// size is the sum of file sizes in bytes. implied are directories, as paths relative to dir, that the layer has files in
+// without having an entry of their own; their owner and mode belong to a lower layer, see Inherit.
+func (u *Unpacker) Apply(ctx context.Context, dir string, r io.Reader) (size int64, implied []string, err error) {
+	// What an image can contain must not depend on the umask of the process, and entries without parents get 0755.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return 0, nil, fmt.Errorf("prepare layer directory: %w", err)
+	}
+	q := newQuota(u.limits, u.space, r)
+	w := &whiteouts{}
+	_, err = archive.Apply(ctx, dir, q,
+		archive.WithConvertWhiteout(w.convert),
+		archive.WithFilter(func(hdr *tar.Header) (bool, error) {
+			if err := q.entry(hdr); err != nil {
+				return false, err
+			}
+			return u.wanted(ctx, hdr), nil
+		}))
+	if err == nil {
+		err = w.settle(dir)
+	}
+	if err == nil {
+		// The tar reader stops at the end marker; digest and HMAC cover what follows it, too.
+		_, err = io.Copy(io.Discard, q)
+	}
+	if err != nil {
+		return 0, nil, fmt.Errorf("unpack layer: %w", classify(err))
+	}
+	return q.bytes, q.implied(), nil
+}
+
+// classify gives errors of the kernel and of decoders the class that the caller decides by. Other errors pass unchanged.
+func classify(err error) error {
+	var corrupt *os.PathError
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.ENOMEM):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrOutOfRange)
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum),
+		errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, zstd.ErrCRCMismatch), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	case errors.As(err, &corrupt):
+		// A path of the workload is in it; the operation and the errno are enough for an admin.
+		return fmt.Errorf("%s: %w", corrupt.Op, corrupt.Err)
+	}
+	return err
+}
+
+// classified passes the errors of a decoder through classify.
+type classified struct {
+	io.Reader
+	io.Closer
+}
+
+func (c *classified) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("decompress: %w", classify(err))
+	}
+	return n, err
+}
