@@ -1,0 +1,169 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/container/mount"
+	"github.com/coffer-project/coffer/guestpull/image"
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+)
+
+// cleanupTimeout bounds what has to be undone when there is no caller any more to set a deadline.
+const cleanupTimeout = 30 * time.Second
+
+// maxContainers bounds the containers of one pod.
+const maxContainers = 1024
+
+// Options are the parts that a Manager works with; all are needed.
+type Options struct {
+	Images  Images
+	Runtime Runtime
+	Sandbox Sandbox
+	Holder  Holder
+	// Base is Kata's folder in the guest, /run/kata-containers.
+	Base    string
+	Cgroups cgroup.Root
+}
+
+// Manager holds the containers of the pod. Its methods are safe for concurrent use.
+type Manager struct {
+	Options
+
+	mu         sync.Mutex
+	containers map[string]*Container
+}
+
+// New returns a manager without containers.
+func New(o Options) (*Manager, error) {
+	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Base == "" || o.Cgroups == "" {
+		return nil, errors.New("container manager lacks a part")
+	}
+	return &Manager{Options: o, containers: make(map[string]*Container)}, nil
+}
+
+// Container is one container.
+type Container struct {
+	id      string
+	dir     string // everything of the container that is not in the image store
+	execID  string // a second name of the first process
+	sandbox bool   // stands in for the sandbox container; no runtime knows it
+	cgroup  string
+	users   string // the root in which users are looked up
+	termLog string // where the container's termination message is; empty: nowhere
+
+	cancel   context.CancelFunc // gives the creation up
+	finished chan struct{}      // closed when the creation has ended
+	turn     chan struct{}      // one life-cycle step at a time
+	undo     undo               // belongs to the creation, then to whoever has the turn
+
+	mu        sync.Mutex
+	state     State
+	init      *process
+	execs     map[string]*process
+	execOrder []string // for forgetting the oldest first
+	report    *image.Report
+}
+
+func (m *Manager) rootfs(id string) string { return filepath.Join(m.Base, id, "rootfs") }
+
+// sharedDir is below which the host's files are copied.
+func (m *Manager) sharedDir() string { return filepath.Join(m.Base, "shared/containers") }
+
+// sandboxDir is where storages of the pod are mounted.
+func (m *Manager) sandboxDir() string { return filepath.Join(m.Base, "sandbox") }
+
+// allowSource tells where bind mounts may come from: copied files and the pod's own storages.
+func (m *Manager) allowSource(path string) bool {
+	return mount.Below(m.sharedDir(), path) || mount.Below(m.sandboxDir(), path)
+}
+
+// reserve enters a container that is being created.
+func (m *Manager) reserve(c *Container) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, exists := m.containers[c.id]; exists {
+		return fmt.Errorf("container %s: %w", c.id, errdefs.ErrAlreadyExists)
+	}
+	if len(m.containers) >= maxContainers {
+		return fmt.Errorf("pod has %d containers already: %w", maxContainers, errdefs.ErrResourceExhausted)
+	}
+	m.containers[c.id] = c
+	return nil
+}
+
+func (m *Manager) forget(c *Container) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.containers[c.id] == c {
+		delete(m.containers, c.id)
+	}
+}
+
+// get returns a container by its id. NotFound: there is none.
+func (m *Manager) get(id string) (*Container, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, ok := m.containers[id]
+	if !ok {
+		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+// IDs returns the containers there are, in no order.
+func (m *Manager) IDs() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]string, 0, len(m.containers))
+	for id := range m.containers {
+		out = append(out, id)
+	}
+	return out
+}
+
+// begin waits for the container's life-cycle turn; call the result to give it back.
+func (c *Container) begin(ctx context.Context) (func(), error) {
+	select {
+	case c.turn <- struct{}{}:
+		return func() { <-c.turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("container %s is busy: %w", c.id, ctx.Err())
+	}
+}
+
+// Stats returns the container's figures.
+func (m *Manager) Stats(_ context.Context, id string) (*agentpb.CgroupStats, error) {
+	c, err := m.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if c.sandbox {
+		return &agentpb.CgroupStats{}, nil // nothing of the workload is in it
+	}
+	if err := c.require(StateCreated, StateRunning, StatePaused, StateStopped); err != nil {
+		return nil, err
+	}
+	return m.Cgroups.Stats(c.cgroup)
+}
+
+// PullReport returns how the container's image came in. NotFound: no such container, or it has no image.
+func (m *Manager) PullReport(id string) (*image.Report, error) {
+	c, err := m.get(id)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.report == nil {
+		return nil, fmt.Errorf("container %s has pulled no image: %w", id, errdefs.ErrNotFound)
+	}
+	return c.report, nil
+}

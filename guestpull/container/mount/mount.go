@@ -1,0 +1,172 @@
+// Package mount makes the mounts of containers in the guest from paths that the host named.
+//
+// The host may plant symbolic links and exchange files below the shared folder at any moment. So a path is never looked at and
+// then used again: it is opened once, without following any link, and the mount is made from that open object.
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// openBelow opens path, which must lie strictly below root, as a handle, without following symbolic links in any part below root.
+func openBelow(root, path string, flags uint64) (*os.File, error) {
+	rel, err := relative(root, path)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), rel, &unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, fmt.Errorf("%s does not exist in the guest: %w", path, errdefs.ErrNotFound)
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
+		return nil, fmt.Errorf("%s leads through a symbolic link: %w", path, errdefs.ErrInvalidArgument)
+	case err != nil:
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// relative returns path relative to root, refusing everything that is not a clean path strictly below it.
+func relative(root, path string) (string, error) {
+	rel, ok := strings.CutPrefix(path, root+"/")
+	if !ok || rel == "" || filepath.Clean(path) != path || strings.ContainsRune(path, 0) {
+		return "", fmt.Errorf("%q is not a path below %s: %w", path, root, errdefs.ErrInvalidArgument)
+	}
+	return rel, nil
+}
+
+// Below reports whether path is a clean path strictly below root.
+func Below(root, path string) bool {
+	_, err := relative(root, path)
+	return err == nil
+}
+
+// Pin clones the mount of source, a path below root, onto target, which it creates to fit (file or folder). From then on target is
+// that very object, whatever happens to the path. Sub-mounts come along. Undo it with [Unmount].
+func Pin(root, source, target string) (retErr error) {
+	src, err := openBelow(root, source, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", source, err)
+	}
+	switch {
+	case info.IsDir():
+		err = os.Mkdir(target, 0o700)
+	case info.Mode().IsRegular():
+		err = touch(target)
+	default:
+		err = fmt.Errorf("%s is neither a file nor a folder: %w", source, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, os.Remove(target))
+		}
+	}()
+	tree, err := unix.OpenTree(int(src.Fd()), "",
+		unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("clone mount of %s: %w", source, err)
+	}
+	defer unix.Close(tree)
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach mount of %s: %w", source, err)
+	}
+	return nil
+}
+
+func touch(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// MkdirBelow makes path and its missing parents below root with mode, following no symbolic link.
+func MkdirBelow(root, path string, mode os.FileMode) error {
+	rel, err := relative(root, path)
+	if err != nil {
+		return err
+	}
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", root, err)
+	}
+	defer r.Close()
+	if err := r.MkdirAll(rel, mode.Perm()); err != nil {
+		return fmt.Errorf("make folder %s: %w", path, err)
+	}
+	f, err := openBelow(root, path, unix.O_DIRECTORY|unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// The process's umask must not narrow what the host asked for (an emptyDir is 0777).
+	if err := f.Chmod(mode); err != nil {
+		return fmt.Errorf("set mode of %s: %w", path, err)
+	}
+	return nil
+}
+
+// Tmpfs mounts an empty tmpfs on path, a folder below root. flags are mount flags, data the file system's own options.
+func Tmpfs(root, path string, flags uintptr, data string) error {
+	f, err := openBelow(root, path, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	target := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	if err := unix.Mount("tmpfs", target, "tmpfs", flags, data); err != nil {
+		return fmt.Errorf("mount tmpfs on %s: %w", path, err)
+	}
+	return nil
+}
+
+// Unmount detaches everything mounted on path; that nothing is mounted there is no error.
+func Unmount(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		default:
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+}
+
+// Chown gives a folder below root to a group and sets its mode.
+func Chown(root, path string, group int, mode os.FileMode) error {
+	f, err := openBelow(root, path, unix.O_DIRECTORY|unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := errors.Join(f.Chown(-1, group), f.Chmod(mode)); err != nil {
+		return fmt.Errorf("set group of %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,238 @@
+package container
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/coffer-project/coffer/guestpull/container/spec"
+	"github.com/coffer-project/coffer/guestpull/image"
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+)
+
+// Names on the wire.
+const (
+	driverImagePull = "image_guest_pull"
+	driverEphemeral = "ephemeral"
+	driverLocal     = "local"
+
+	keyManifestDigest = "containerd.io/snapshot/cri.manifest-digest"
+	keyPlatform       = "io.coffer/platform"
+	keyTermination    = "io.kubernetes.container.terminationMessagePath"
+)
+
+// kindKeys are the annotations by which container engines tell a sandbox container from a workload.
+var kindKeys = []string{"io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"}
+
+// Limits on one request.
+const (
+	maxStorages      = 128
+	maxDriverOptions = 16
+	maxDriverOption  = 256 << 10
+	maxReference     = 1024
+)
+
+// plan is a checked request: nothing has been done yet.
+type plan struct {
+	id       string
+	execID   string
+	sandbox  bool
+	image    image.Request
+	storages []*agentpb.Storage // all but the image
+	spec     *specs.Spec
+	userName string
+	sysctls  map[string]string
+	termDest string // destination of the termination log's mount
+}
+
+// newPlan checks a request and rebuilds from it what will be done.
+func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
+	id := req.GetContainerId()
+	if err := CheckID("container", id); err != nil {
+		return nil, err
+	}
+	p := &plan{id: id, execID: req.GetExecId()}
+	if p.execID != "" {
+		if err := CheckID("exec", p.execID); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkUnsupported(req); err != nil {
+		return nil, err
+	}
+	metadata, err := m.planStorages(p, req.GetStorages())
+	if err != nil {
+		return nil, err
+	}
+	if err := p.planKind(req, metadata); err != nil {
+		return nil, err
+	}
+	ns, err := m.Sandbox.Namespaces(req.GetSandboxPidns() && !p.sandbox)
+	if err != nil {
+		return nil, err
+	}
+	p.spec, err = spec.Build(req.GetOCI(), spec.Options{
+		ContainerID: id,
+		Rootfs:      m.rootfs(id),
+		CgroupPath:  cgroupPath(id),
+		UTS:         ns.UTS,
+		IPC:         ns.IPC,
+		PID:         ns.PID,
+		AllowSource: m.allowSource,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.sysctls = spec.TakeNetSysctls(p.spec)
+	p.termDest = req.GetOCI().GetAnnotations()[keyTermination]
+	p.userName, err = userName(req)
+	return p, err
+}
+
+// cgroupPath is the guest's own choice, whatever the host says.
+func cgroupPath(id string) string { return "/coffer/" + id }
+
+// checkUnsupported refuses parts of a request that would otherwise have no effect, or an effect that nobody checked.
+func checkUnsupported(req *agentpb.CreateContainerRequest) error {
+	switch {
+	case len(req.GetDevices()) > 0:
+		return refuse(req, "%d devices: this guest attaches no devices yet", len(req.GetDevices()))
+	case len(req.GetSharedMounts()) > 0:
+		return refuse(req, "mounts shared between containers are not offered")
+	case req.GetStdinPort() != 0 || req.GetStdoutPort() != 0 || req.GetStderrPort() != 0:
+		return refuse(req, "stdio over ports of its own is not offered; use the stream calls")
+	}
+	return nil
+}
+
+func refuse(req *agentpb.CreateContainerRequest, format string, args ...any) error {
+	return fmt.Errorf("container %s: "+format+": %w", append(append([]any{req.GetContainerId()}, args...), errdefs.ErrInvalidArgument)...)
+}
+
+// userName returns the name that has to be looked up in the image, empty for a numeric user.
+func userName(req *agentpb.CreateContainerRequest) (string, error) {
+	name := req.GetOCI().GetProcess().GetUser().GetUsername()
+	if s := req.GetStringUser(); s.GetUid() != "" || s.GetGid() != "" || len(s.GetAdditionalGids()) > 0 {
+		if name != "" || s.GetUid() == "" || len(s.GetAdditionalGids()) > 0 {
+			return "", refuse(req, "the user is named in two ways or only in part")
+		}
+		name = s.GetUid()
+		if s.GetGid() != "" {
+			name += ":" + s.GetGid()
+		}
+	}
+	if len(name) > 256 || strings.ContainsAny(name, "\x00\n") {
+		return "", refuse(req, "user name of %d bytes", len(name))
+	}
+	return name, nil
+}
+
+// planStorages sorts the storages. Exactly one must be an image to pull: without one the root would be the host's choice, and with
+// two it would be unclear which one was checked.
+func (m *Manager) planStorages(p *plan, storages []*agentpb.Storage) (map[string]string, error) {
+	if len(storages) > maxStorages {
+		return nil, fmt.Errorf("container %s: %d storages: %w", p.id, len(storages), errdefs.ErrInvalidArgument)
+	}
+	var pulls []*agentpb.Storage
+	for _, s := range storages {
+		switch s.GetDriver() {
+		case driverImagePull:
+			pulls = append(pulls, s)
+		case driverEphemeral, driverLocal:
+			if s.GetMountPoint() == m.rootfs(p.id) || !m.allowSource(s.GetMountPoint()) {
+				return nil, fmt.Errorf("container %s: storage mount point %.200q: %w", p.id, s.GetMountPoint(), errdefs.ErrInvalidArgument)
+			}
+			p.storages = append(p.storages, s)
+		default:
+			return nil, fmt.Errorf("container %s: storage driver %.32q is not offered by this guest: %w", p.id, s.GetDriver(), errdefs.ErrInvalidArgument)
+		}
+	}
+	if len(pulls) != 1 {
+		return nil, fmt.Errorf("container %s: %d images to pull, exactly one is needed as its root: %w", p.id, len(pulls), errdefs.ErrInvalidArgument)
+	}
+	s := pulls[0]
+	if s.GetMountPoint() != m.rootfs(p.id) || len(s.GetOptions()) > 0 || s.GetFsGroup() != nil || s.GetShared() {
+		return nil, fmt.Errorf("container %s: image storage must be mounted plainly at %s: %w", p.id, m.rootfs(p.id), errdefs.ErrInvalidArgument)
+	}
+	if len(s.GetSource()) > maxReference {
+		return nil, fmt.Errorf("container %s: image reference of %d bytes: %w", p.id, len(s.GetSource()), errdefs.ErrInvalidArgument)
+	}
+	metadata, err := pullMetadata(s.GetDriverOptions())
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", p.id, err)
+	}
+	p.image = image.Request{
+		ContainerID: p.id,
+		Reference:   s.GetSource(),
+		Digest:      metadata[keyManifestDigest],
+		Platform:    metadata[keyPlatform],
+	}
+	if p.image.Digest != "" {
+		if err := digest.Digest(p.image.Digest).Validate(); err != nil {
+			return nil, fmt.Errorf("container %s: manifest digest %.80q: %w", p.id, p.image.Digest, errdefs.ErrInvalidArgument)
+		}
+	}
+	return metadata, nil
+}
+
+// pullMetadata decodes image_guest_pull={"metadata":{…}}.
+func pullMetadata(options []string) (map[string]string, error) {
+	if len(options) > maxDriverOptions {
+		return nil, fmt.Errorf("%d driver options: %w", len(options), errdefs.ErrInvalidArgument)
+	}
+	var found []string
+	for _, o := range options {
+		if text, ok := strings.CutPrefix(o, driverImagePull+"="); ok {
+			found = append(found, text)
+		}
+	}
+	if len(found) != 1 || len(found[0]) > maxDriverOption {
+		return nil, fmt.Errorf("image storage needs exactly one %s option: %w", driverImagePull, errdefs.ErrInvalidArgument)
+	}
+	var volume struct {
+		Metadata map[string]string `json:"metadata"`
+	}
+	if err := json.Unmarshal([]byte(found[0]), &volume); err != nil {
+		return nil, fmt.Errorf("%s option is not a JSON object with metadata: %w", driverImagePull, errdefs.ErrInvalidArgument)
+	}
+	return volume.Metadata, nil
+}
+
+// planKind decides whether this is a sandbox container. That stands in two places that the host fills, the specification and the image's
+// metadata. Both must agree, or one part of the guest would run as workload what another took for the sandbox.
+func (p *plan) planKind(req *agentpb.CreateContainerRequest, metadata map[string]string) error {
+	inSpec, inImage := saysSandbox(req.GetOCI().GetAnnotations()), saysSandbox(metadata)
+	if inSpec != inImage && (inSpec || hasKind(metadata)) {
+		return refuse(req, "image metadata and annotations disagree on whether it is the sandbox")
+	}
+	p.sandbox = inSpec && inImage
+	switch {
+	case p.sandbox && len(p.storages) > 0:
+		return refuse(req, "a sandbox container has no storages")
+	case !p.sandbox && p.image.Reference == "":
+		return refuse(req, "no image reference")
+	}
+	return nil
+}
+
+func hasKind(metadata map[string]string) bool {
+	for _, key := range kindKeys {
+		if _, ok := metadata[key]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+func saysSandbox(annotations map[string]string) bool {
+	for _, key := range kindKeys {
+		if annotations[key] == "sandbox" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,56 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	guestpb "github.com/coffer-project/coffer/proto/guestpull/v1"
+	healthpb "github.com/coffer-project/coffer/proto/health"
+)
+
+// protocolVersion is the version of the agent protocol that this agent speaks, as Kata's agent gives it.
+const protocolVersion = "0.0.1"
+
+// Check tells that the agent takes requests.
+func (s *service) Check(context.Context, *healthpb.CheckRequest) (*healthpb.HealthCheckResponse, error) {
+	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+}
+
+// Version names the protocol and the agent.
+func (s *service) Version(context.Context, *healthpb.CheckRequest) (*healthpb.VersionCheckResponse, error) {
+	return &healthpb.VersionCheckResponse{GrpcVersion: protocolVersion, AgentVersion: s.AgentVersion}, nil
+}
+
+// GetDiagnosticData returns a container's termination message, the only kind there is.
+func (s *service) GetDiagnosticData(_ context.Context, r *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
+	if r.GetLogType() != "termination_log" {
+		return nil, fmt.Errorf("diagnostic data of type %.32q: %w", r.GetLogType(), errdefs.ErrInvalidArgument)
+	}
+	data, err := s.Containers.TerminationLog(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.GetDiagnosticDataResponse{Data: strings.ToValidUTF8(string(data), "?")}, nil
+}
+
+// GetBootReport returns how long the steps of the guest's start took.
+func (s *service) GetBootReport(context.Context, *guestpb.GetBootReportRequest) (*guestpb.BootReport, error) {
+	out := &guestpb.BootReport{}
+	for _, p := range s.BootPhases() {
+		out.Phases = append(out.Phases, &guestpb.Phase{Name: p.Name, Micros: p.Took.Microseconds()})
+	}
+	return out, nil
+}
+
+// GetPullReport returns how a container's image came in.
+func (s *service) GetPullReport(_ context.Context, r *guestpb.GetPullReportRequest) (*guestpb.PullReport, error) {
+	report, err := s.Containers.PullReport(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return report.Proto(), nil
+}
