@@ -149,12 +149,13 @@ func (p *Process) String() string {
 }
 
 // endOfStream tells whether an error only means that the process has no such stream any more. Agents say so in
-// different ways: the process is forgotten, its pipe closed, or older ones answer an error that speaks of EOF.
+// different ways: the process or (by Kata's agent, as an invalid argument) its container is forgotten, the pipe is
+// closed, or older ones answer an error that speaks of EOF.
 func endOfStream(err error) bool {
-	if errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) {
 		return true
 	}
-	if errdefs.IsUnavailable(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if !errdefs.IsInternal(err) && !errdefs.IsUnknown(err) {
 		return false
 	}
 	text := strings.ToLower(err.Error())
