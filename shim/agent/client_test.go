@@ -176,9 +176,11 @@ func TestClassesNameMethods(t *testing.T) {
 func TestCallerEndsCall(t *testing.T) {
 	guest := agenttest.New(t)
 	client := connect(t, guest, Options{})
-	guest.Intercept("StartContainer", func(ctx context.Context) error {
-		<-ctx.Done()
-		return nil
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	guest.Intercept("StartContainer", func(context.Context) error {
+		<-release // a guest that ignores the deadline it was told
+		return errdefs.ErrAborted
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
