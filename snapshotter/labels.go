@@ -66,8 +66,8 @@ func withMode(given map[string]string, mode Mode) map[string]string {
 	return labels
 }
 
-// apply collects what the caller asked for by options.
-func apply(opts []snapshots.Opt) (snapshots.Info, error) {
+// collect gathers what the caller asked for by options.
+func collect(opts []snapshots.Opt) (snapshots.Info, error) {
 	var info snapshots.Info
 	for _, opt := range opts {
 		if err := opt(&info); err != nil {

@@ -20,7 +20,7 @@ import (
 
 const app = "registry.example/app:1"
 
-func metadata(extra map[string]string) map[string]string {
+func metadataWith(extra map[string]string) map[string]string {
 	m := map[string]string{volume.MetadataProxyMode: "true", volume.MetadataPlatform: "linux/s390x"}
 	for k, v := range extra {
 		m[k] = v
@@ -30,7 +30,7 @@ func metadata(extra map[string]string) map[string]string {
 
 func TestContainerGetsTheReference(t *testing.T) {
 	a, b := chainA.String(), chainB.String()
-	known := metadata(map[string]string{
+	known := metadataWith(map[string]string{
 		volume.MetadataImageRef: app, volume.MetadataManifestDigest: manifestOf(app), volume.MetadataLayerDigest: blobOf(b),
 	})
 	tests := map[string]struct {
@@ -45,11 +45,11 @@ func TestContainerGetsTheReference(t *testing.T) {
 		},
 		"on a layer that the image merely contains": {
 			layers: []layerOf{{chain: a, image: app, above: 1}, {chain: b, parent: a, image: app}}, on: 0,
-			wantSource: volume.DummySource, want: metadata(map[string]string{volume.MetadataLayerDigest: blobOf(a)}),
+			wantSource: volume.DummySource, want: metadataWith(map[string]string{volume.MetadataLayerDigest: blobOf(a)}),
 		},
 		"on an unnamed layer above a named one": {
 			layers: []layerOf{{chain: a, image: app}, {chain: b, parent: a}}, on: 1,
-			wantSource: volume.DummySource, want: metadata(nil),
+			wantSource: volume.DummySource, want: metadataWith(nil),
 		},
 		"on a named layer above an unnamed one": {
 			layers: []layerOf{{chain: a}, {chain: b, parent: a, image: app}}, on: 1,

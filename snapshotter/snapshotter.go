@@ -212,7 +212,7 @@ func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snap
 }
 
 func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, opts []snapshots.Opt) ([]mount.Mount, error) {
-	given, err := apply(opts)
+	given, err := collect(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +240,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 
 // Commit turns a writable snapshot into a read-only one that others can stand on.
 func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
-	given, err := apply(opts)
+	given, err := collect(opts)
 	if err != nil {
 		return err
 	}
