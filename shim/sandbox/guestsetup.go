@@ -60,7 +60,7 @@ func (p *Pod) endGuest(ctx context.Context, guest *agent.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, guestStopBudget)
 	defer cancel()
 	if p.members != nil {
-		p.members.Kill(ctx)
+		p.members.End(ctx)
 	}
 	if _, err := guest.DestroySandbox(ctx, &agentpb.DestroySandboxRequest{}); err != nil {
 		log.G(ctx).WithError(err).WithField("sandbox", p.ID()).Warn("guest did not end its sandbox, ending its vm")

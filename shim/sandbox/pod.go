@@ -27,8 +27,8 @@ type Network interface {
 
 // Members are the pod's containers as the task service knows them.
 type Members interface {
-	// Kill ends all containers and waits until their exits are reported or ctx ends.
-	Kill(ctx context.Context)
+	// End kills all containers and waits until their exits are reported or ctx ends.
+	End(ctx context.Context)
 	// Reports tells about each container; see ContainerReport.
 	Reports() map[string]ContainerReport
 	// Metrics asks the guest for the figures of the containers that run.

@@ -1,0 +1,111 @@
+package task
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/sandbox"
+)
+
+// kind tells what a container has to do with the pod.
+type kind int
+
+const (
+	// kindMember is a container in a pod that somebody else made.
+	kindMember kind = iota
+	// kindPause stands for the pod itself; there is no such container in the guest.
+	kindPause
+	// kindSingle made its pod for itself alone.
+	kindSingle
+)
+
+// container is one task.
+type container struct {
+	id     string
+	bundle string
+	kind   kind
+	// guest is the agent of the pod that the container was created in; nil for kindPause. It stays usable while the pod
+	// stops, when the pod itself no longer hands it out.
+	guest *agent.Client
+	init  *process
+	// removed is closed when the task is deleted.
+	removed chan struct{}
+
+	mu     sync.Mutex
+	execs  map[string]*process
+	report sandbox.ContainerReport
+}
+
+func newContainer(id, bundle string, kind kind) *container {
+	return &container{id: id, bundle: bundle, kind: kind, execs: map[string]*process{}, removed: make(chan struct{})}
+}
+
+// process finds the first process (execID empty) or an exec.
+func (c *container) process(execID string) (*process, error) {
+	if execID == "" {
+		return c.init, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.execs[execID]
+	if !ok {
+		return nil, fmt.Errorf("exec %s of container %s: %w", execID, c.id, errdefs.ErrNotFound)
+	}
+	return p, nil
+}
+
+// addExec fails with errdefs.ErrAlreadyExists when the id is taken.
+func (c *container) addExec(p *process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.execs[p.execID]; ok {
+		return fmt.Errorf("exec %s of container %s: %w", p.execID, c.id, errdefs.ErrAlreadyExists)
+	}
+	c.execs[p.execID] = p
+	return nil
+}
+
+func (c *container) removeExec(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.execs[p.execID] == p {
+		delete(c.execs, p.execID)
+	}
+}
+
+// allExecs are the execs that are not deleted.
+func (c *container) allExecs() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.execs))
+}
+
+// runningExecs are the execs whose end has not been reported.
+func (c *container) runningExecs() []*process {
+	return slices.DeleteFunc(c.allExecs(), func(p *process) bool {
+		state, _ := p.current()
+		return state != stateRunning
+	})
+}
+
+// note changes the container's report.
+func (c *container) note(change func(*sandbox.ContainerReport)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.report)
+}
+
+// reported is a copy of the container's report as of now.
+func (c *container) reported() sandbox.ContainerReport {
+	state, _ := c.init.current()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	report := c.report
+	report.State = state.String()
+	return report
+}

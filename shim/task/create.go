@@ -1,0 +1,139 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/bundle"
+	"github.com/coffer-project/coffer/shim/sandbox"
+)
+
+// Create makes a container: its image is pulled in the guest, its first process waits for Start. A failed or abandoned
+// call leaves nothing behind. It fails with errdefs.ErrAlreadyExists when the id is taken.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, retErr error) {
+	free, err := s.reserve(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	ctx = log.WithLogger(ctx, log.G(ctx).WithField("container", r.GetID()))
+	if r.GetCheckpoint() != "" {
+		return nil, fmt.Errorf("create container %s from a checkpoint: %w", r.GetID(), errdefs.ErrNotImplemented)
+	}
+	b, err := bundle.Load(ctx, r.GetBundle())
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.joinPod(ctx, r, b)
+	if err != nil {
+		return nil, fmt.Errorf("create container %s: %w", r.GetID(), err)
+	}
+	c := newContainer(r.GetID(), r.GetBundle(), made)
+	defer func() {
+		if retErr != nil && made == kindSingle {
+			retErr = errors.Join(retErr, s.endPod(ctx))
+		}
+	}()
+	if err := s.createIn(ctx, r, b, c); err != nil {
+		log.G(ctx).WithError(err).Error("container not created")
+		return nil, fmt.Errorf("create container %s: %w", r.GetID(), err)
+	}
+	s.add(c)
+	s.outbox.post(&eventsapi.TaskCreate{
+		ContainerID: c.id, Bundle: c.bundle, Rootfs: r.GetRootfs(), Pid: s.pid(), Checkpoint: r.GetCheckpoint(),
+		IO: &eventsapi.TaskIO{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal()},
+	})
+	go s.watchPod(c)
+	return &taskapi.CreateTaskResponse{Pid: s.pid()}, nil
+}
+
+// createIn makes the container in the guest, unless it only stands for the pod.
+func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle, c *container) (retErr error) {
+	started := time.Now()
+	streams, err := openStdio(paths{
+		stdin: r.GetStdin(), stdout: r.GetStdout(), stderr: r.GetStderr(), terminal: r.GetTerminal(),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if retErr != nil {
+			streams.close()
+		}
+	}()
+	c.init = newProcess(c, "", streams)
+	if c.kind == kindPause {
+		return nil
+	}
+	guest, err := s.pod.Guest()
+	if err != nil {
+		return err
+	}
+	if err := s.createInGuest(ctx, guest, r, b); err != nil {
+		return err
+	}
+	c.guest = guest
+	s.watchOOM(guest)
+	s.notePull(ctx, guest, c, time.Since(started))
+	return nil
+}
+
+func (s *Service) createInGuest(ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle) error {
+	request, jobs, err := b.CreateRequest(ctx, bundle.Options{
+		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
+		SharedShm: true, SandboxFiles: s.pod.Files(),
+	})
+	if err != nil {
+		return err
+	}
+	if err := bundle.Copy(ctx, guest, jobs); err != nil {
+		return err
+	}
+	if _, err := guest.CreateContainer(ctx, request); err != nil {
+		// The guest goes on with a call that the host has given up, and a failed one may have left something.
+		return errors.Join(err, s.removeFromGuest(ctx, guest, r.GetID()))
+	}
+	return nil
+}
+
+// removeFromGuest forgets a container in the guest; one that is not there is fine, and so is a guest that is gone.
+func (s *Service) removeFromGuest(ctx context.Context, guest *agent.Client, id string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	_, err := guest.RemoveContainer(ctx, &agentpb.RemoveContainerRequest{ContainerId: id})
+	if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
+		return nil
+	}
+	return fmt.Errorf("remove container %s from the guest: %w", id, err)
+}
+
+// notePull records how the container came to be; a guest without reports is fine.
+func (s *Service) notePull(ctx context.Context, guest *agent.Client, c *container, took time.Duration) {
+	pull, err := guest.PullReport(ctx, c.id)
+	if err != nil && !errdefs.IsNotImplemented(err) {
+		log.G(ctx).WithError(err).Warn("guest gave no pull report")
+	}
+	c.note(func(report *sandbox.ContainerReport) {
+		report.CreateMicros = took.Microseconds()
+		if pull != nil {
+			report.AddPull(pull)
+		}
+	})
+	log.G(ctx).WithField("t_create", took).WithField("digest", pull.GetManifestDigest()).Info("container created")
+}
+
+// endPod stops the pod of a task whose creation failed.
+func (s *Service) endPod(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	return s.pod.Stop(ctx)
+}

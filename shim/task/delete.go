@@ -1,0 +1,74 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Delete forgets a process that does not run, and with a container's first process the container, in the guest too. It
+// fails with errdefs.ErrFailedPrecondition for a running process and with errdefs.ErrNotFound for a deleted one.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	p, err := s.process(r.GetID(), r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	state, e := p.current()
+	if state == stateRunning || state == statePaused {
+		return nil, fmt.Errorf("delete %s: it is %s, kill it first: %w", p, state, errdefs.ErrFailedPrecondition)
+	}
+	response := &taskapi.DeleteResponse{Pid: s.pid(), ExitStatus: e.status, ExitedAt: stamp(e.at)}
+	if p.execID != "" {
+		p.container.removeExec(p)
+		p.stdio.close()
+		p.stop(e)
+		return response, nil
+	}
+	if err := s.deleteContainer(ctx, p.container); err != nil {
+		return nil, fmt.Errorf("delete %s: %w", p, err)
+	}
+	p.stop(e)
+	s.outbox.post(&eventsapi.TaskDelete{
+		ContainerID: p.container.id, Pid: s.pid(), ExitStatus: e.status, ExitedAt: response.ExitedAt,
+	})
+	return response, nil
+}
+
+// deleteContainer releases what a container holds. It may be called again when it has failed.
+func (s *Service) deleteContainer(ctx context.Context, c *container) error {
+	switch c.kind {
+	case kindMember:
+		if err := s.removeFromGuest(ctx, c.guest, c.id); err != nil {
+			return err
+		}
+	default:
+		// The pod goes with its task.
+		if err := s.pod.Stop(ctx); err != nil {
+			return err
+		}
+	}
+	c.init.stdio.close()
+	for _, exec := range c.allExecs() {
+		exec.stdio.close()
+		exec.stop(exit{status: exitKilled, at: time.Now()})
+	}
+	if s.remove(c) {
+		close(c.removed)
+	}
+	return nil
+}
+
+// stamp leaves the time of a process that never ran empty.
+func stamp(at time.Time) *timestamppb.Timestamp {
+	if at.IsZero() {
+		return nil
+	}
+	return timestamppb.New(at)
+}

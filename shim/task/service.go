@@ -1,0 +1,184 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+
+	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/sandbox"
+)
+
+// undoBudget bounds what is taken back after a failed call whose caller may have gone.
+const undoBudget = 30 * time.Second
+
+// Service serves the tasks of one pod. Errors are of errdefs classes; the interceptor of the plugin package turns them
+// into RPC status.
+type Service struct {
+	// life is the shim's own context: processes and their events outlive the requests that began them.
+	life       context.Context
+	pod        *sandbox.Pod
+	outbox     *outbox
+	configPath func() (string, error)
+	placed     func(stateDir string) error
+	shutdown   func()
+
+	oomOnce sync.Once
+	// making is held while a create call makes the pod, so that a second one waits and then joins it.
+	making sync.Mutex
+
+	mu         sync.Mutex
+	containers map[string]*container
+	reserved   map[string]struct{} // ids of creations under way
+	ownsPod    bool                // a task made the pod, and the last task ends it
+}
+
+var (
+	_ taskapi.TTRPCTaskService = (*Service)(nil)
+	_ sandbox.Members          = (*Service)(nil)
+)
+
+// Options are what a Service needs of the process that it runs in. All fields are required.
+type Options struct {
+	Pod       *sandbox.Pod
+	Publisher events.Publisher
+	// ConfigPath tells which runtime configuration the shim was started with.
+	ConfigPath func() (string, error)
+	// Placed remembers where the pod's state is.
+	Placed func(stateDir string) error
+	// Shutdown ends the process after the answer to the request under way has left.
+	Shutdown func()
+}
+
+// NewService makes the service and registers it with the pod. life ends with the shim.
+func NewService(life context.Context, options Options) *Service {
+	s := &Service{
+		life: life, pod: options.Pod, outbox: newOutbox(life, options.Publisher),
+		configPath: options.ConfigPath, placed: options.Placed, shutdown: options.Shutdown,
+		containers: map[string]*container{}, reserved: map[string]struct{}{},
+	}
+	options.Pod.SetMembers(s)
+	return s
+}
+
+// RegisterTTRPC implements containerd's shim.TTRPCService.
+func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
+	taskapi.RegisterTTRPCTaskService(server, s)
+	return nil
+}
+
+// Close publishes the events that are pending. The pod has ended before.
+func (s *Service) Close(ctx context.Context) error {
+	if err := s.outbox.close(ctx); err != nil {
+		return fmt.Errorf("deliver last events: %w", err)
+	}
+	return nil
+}
+
+// container finds a task. It fails with errdefs.ErrNotFound.
+func (s *Service) container(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok {
+		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+// process finds a task's first process or an exec in it. It fails with errdefs.ErrNotFound.
+func (s *Service) process(id, execID string) (*process, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return nil, err
+	}
+	return c.process(execID)
+}
+
+// reserve takes an id for a creation; the caller calls the returned function when that has ended. It fails with
+// errdefs.ErrAlreadyExists.
+func (s *Service) reserve(id string) (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, exists := s.containers[id]
+	_, underWay := s.reserved[id]
+	if exists || underWay {
+		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	s.reserved[id] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.reserved, id)
+	}, nil
+}
+
+func (s *Service) add(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.containers[c.id] = c
+}
+
+// remove reports whether the container was there.
+func (s *Service) remove(c *container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] != c {
+		return false
+	}
+	delete(s.containers, c.id)
+	return true
+}
+
+func (s *Service) reportOOM(id string) {
+	s.outbox.post(&eventsapi.TaskOOM{ContainerID: id})
+	log.G(s.life).WithField("container", id).Warn("container ran out of memory")
+}
+
+// all are the tasks in the order of their ids.
+func (s *Service) all() []*container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*container
+	for _, id := range slices.Sorted(maps.Keys(s.containers)) {
+		all = append(all, s.containers[id])
+	}
+	return all
+}
+
+// pid is what every process of the pod is known by on the host: the VM's monitor, because the guest's process ids mean
+// nothing here.
+func (s *Service) pid() uint32 { return s.pod.PID() }
+
+// Reports implements sandbox.Members.
+func (s *Service) Reports() map[string]sandbox.ContainerReport {
+	reports := map[string]sandbox.ContainerReport{}
+	for _, c := range s.all() {
+		if c.kind != kindPause {
+			reports[c.id] = c.reported()
+		}
+	}
+	return reports
+}
+
+// watchOOM reports containers that lose a process to the guest's OOM killer, once per pod.
+func (s *Service) watchOOM(guest *agent.Client) {
+	s.oomOnce.Do(func() {
+		go func() {
+			if err := guest.OOMEvents(s.life, s.reportOOM); err != nil {
+				log.G(s.life).WithError(err).Warn("guest reports no out-of-memory kills")
+			}
+		}()
+	})
+}
