@@ -1,0 +1,81 @@
+package plugin
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+
+	"github.com/coffer-project/coffer/shim/sandbox"
+)
+
+const (
+	// idleLife is how long a shim without a running pod waits for its next request. It covers a containerd that
+	// crashed between two calls and a pod that died and that nobody removes.
+	idleLife = 10 * time.Minute
+	// answerGrace lets the answer to the request that ends the shim leave the process: ttrpc has no hook for that, and
+	// containerd takes a lost answer for a failure.
+	answerGrace = 100 * time.Millisecond
+)
+
+// guard bounds the life of a shim that nobody needs.
+type guard struct {
+	pod  *sandbox.Pod
+	end  func()
+	idle time.Duration
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
+}
+
+func newGuard(pod *sandbox.Pod, end func()) *guard {
+	g := &guard{pod: pod, end: end, idle: idleLife}
+	g.timer = time.AfterFunc(g.idle, g.expire)
+	return g
+}
+
+// intercept is the server's only interceptor: no method can forget what it does.
+func (g *guard) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	g.touch()
+	defer g.touch()
+	response, err := method(ctx, unmarshal)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("method", info.FullMethod).Debug("request failed")
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return response, nil
+}
+
+func (g *guard) touch() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.stopped {
+		g.timer.Reset(g.idle)
+	}
+}
+
+// expire ends the shim unless its pod is alive.
+func (g *guard) expire() {
+	switch g.pod.State() {
+	case sandbox.StateNew, sandbox.StateCreated, sandbox.StateStopped, sandbox.StateInvalid:
+		log.L.WithField("sandbox", g.pod.ID()).WithField("state", g.pod.State().String()).
+			Warn("nobody has asked for this pod for a long time, the shim ends")
+		g.end()
+	default:
+		g.touch()
+	}
+}
+
+// shutdown ends the shim a moment after the request under way was answered.
+func (g *guard) shutdown() { time.AfterFunc(answerGrace, g.end) }
+
+func (g *guard) stop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stopped = true
+	g.timer.Stop()
+}

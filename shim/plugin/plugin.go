@@ -1,0 +1,125 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+	"github.com/containerd/ttrpc"
+
+	"github.com/coffer-project/coffer/shim/manager"
+	"github.com/coffer-project/coffer/shim/sandbox"
+	"github.com/coffer-project/coffer/shim/task"
+)
+
+// RuntimeName is how containerd's configuration names this runtime.
+const RuntimeName = "io.containerd.coffer.v2"
+
+// podPlugin is the type of the plugin that holds the pod; the services require it.
+const podPlugin plugin.Type = "io.coffer.shim.pod.v1"
+
+func init() {
+	registry.Register(&plugin.Registration{
+		Type: podPlugin, ID: "pod",
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		InitFn:   func(ic *plugin.InitContext) (any, error) { return newHost(ic) },
+	})
+	registry.Register(&plugin.Registration{
+		Type: plugins.TTRPCPlugin, ID: "task",
+		Requires: []plugin.Type{podPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			return fromHost(ic, func(h *host) shim.TTRPCService { return h.tasks })
+		},
+	})
+	registry.Register(&plugin.Registration{
+		Type: plugins.TTRPCPlugin, ID: "sandbox",
+		Requires: []plugin.Type{podPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			return fromHost(ic, func(h *host) shim.TTRPCService { return h.sandboxes })
+		},
+	})
+}
+
+func fromHost(ic *plugin.InitContext, pick func(*host) shim.TTRPCService) (any, error) {
+	instance, err := ic.GetSingle(podPlugin)
+	if err != nil {
+		return nil, err
+	}
+	return pick(instance.(*host)), nil
+}
+
+// host is what one serving process holds.
+type host struct {
+	tasks     *task.Service
+	sandboxes *sandbox.Service
+	guard     *guard
+}
+
+var _ shim.TTRPCServerUnaryOptioner = (*host)(nil)
+
+// UnaryServerInterceptor implements containerd's shim.TTRPCServerUnaryOptioner.
+func (h *host) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor { return h.guard.intercept }
+
+func newHost(ic *plugin.InitContext) (*host, error) {
+	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+	if err != nil {
+		return nil, err
+	}
+	instance, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+	if err != nil {
+		return nil, err
+	}
+	end := instance.(shutdown.Service)
+	return assemble(ic.Context, platform(), publisher.(shim.Publisher), end, bundleRecord{}), nil
+}
+
+// assemble connects the parts. end's callback stops the pod and then delivers the last events.
+func assemble(life context.Context, p sandbox.Platform, publisher shim.Publisher, end shutdown.Service, record bundleRecord) *host {
+	pod := sandbox.New(life, p)
+	guard := newGuard(pod, end.Shutdown)
+	h := &host{guard: guard}
+	h.tasks = task.NewService(life, task.Options{
+		Pod: pod, Publisher: publisher, ConfigPath: record.configPath, Placed: record.placed, Shutdown: guard.shutdown,
+	})
+	h.sandboxes = sandbox.NewService(sandbox.ServiceOptions{
+		Pod: pod, ConfigPath: record.configPath, Placed: record.placed, Shutdown: guard.shutdown,
+	})
+	end.RegisterCallback(func(ctx context.Context) error {
+		guard.stop()
+		return errors.Join(pod.Stop(ctx), h.tasks.Close(ctx), publisher.Close())
+	})
+	return h
+}
+
+// bundleRecord is the record that the manager left in the bundle, the serving process's current directory unless dir
+// says otherwise.
+type bundleRecord struct{ dir string }
+
+func (b bundleRecord) path() string {
+	if b.dir == "" {
+		return "."
+	}
+	return b.dir
+}
+
+func (b bundleRecord) configPath() (string, error) {
+	record, err := manager.ReadRecord(b.path())
+	if err != nil {
+		return "", fmt.Errorf("find the runtime configuration: %w", err)
+	}
+	return record.ConfigPath, nil
+}
+
+func (b bundleRecord) placed(stateDir string) error {
+	record, err := manager.ReadRecord(b.path())
+	if err != nil {
+		return err
+	}
+	record.StateDir = stateDir
+	return record.Write(b.path())
+}
