@@ -101,6 +101,7 @@ var _ vm.Instance = (*Instance)(nil)
 // Start implements vm.Instance.
 func (i *Instance) Start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
+		i.end(vm.Exit{Err: err})
 		return err
 	}
 	if i.driver.StartErr != nil {

@@ -1,0 +1,138 @@
+package qemu
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/coffer-project/coffer/proto/mux"
+	"github.com/coffer-project/coffer/shim/vm"
+)
+
+// machine is all that the command line depends on. The fd fields are descriptor numbers in QEMU.
+type machine struct {
+	accelerator Accelerator // KVM or TCG
+	cpuModel    string
+	seccomp     bool
+
+	id           string
+	vcpus        uint32
+	memoryMiB    uint32
+	kernel       string
+	initrd       string // empty for none
+	kernelParams []string
+
+	qmpFD     int
+	consoleFD int
+	// portFD is the serial control channel's; vhostFD and cid are vsock's. One of the two is 0.
+	portFD  int
+	vhostFD int
+	cid     uint32
+
+	disks []vm.Disk
+	nics  []nic
+}
+
+type nic struct {
+	fd  int
+	mac net.HardwareAddr
+}
+
+// baseParams is the kernel command line of every guest: errors on the console and nothing else, and a kernel that
+// panics resets the machine at once, which -no-reboot turns into the end of QEMU.
+var baseParams = []string{"console=ttyS0", "quiet", "panic=-1"}
+
+// tcgParams save start-up time under emulation and weaken nothing: no search for hardware that is not there, no timer
+// calibration against an emulated timer, no self-tests of ciphers, no waiting in RCU's grace periods.
+var tcgParams = []string{
+	"no_timer_check", "tsc=reliable", "8250.nr_uarts=1", "i8042.noaux", "cryptomgr.notests", "rcupdate.rcu_expedited=1",
+}
+
+// arguments is QEMU's command line. It is a pure function.
+func arguments(m machine) []string {
+	args := []string{
+		"-name", "guest=" + escape(m.id) + ",debug-threads=on",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-machine", "q35,memory-backend=mem,vmport=off,smbus=off",
+		"-accel", string(m.accelerator),
+		"-cpu", m.cpu(),
+		"-smp", strconv.FormatUint(uint64(m.vcpus), 10),
+		"-m", fmt.Sprintf("%dM", m.memoryMiB),
+		// Shareable memory is what vhost-user devices and confidential guests need.
+		"-object", fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=on", m.memoryMiB),
+		"-kernel", m.kernel,
+	}
+	if m.initrd != "" {
+		args = append(args, "-initrd", m.initrd)
+	}
+	args = append(args,
+		"-append", m.append(),
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", m.qmpFD),
+		"-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", m.consoleFD),
+		"-serial", "chardev:console",
+		"-object", "rng-builtin,id=rng",
+		"-device", "virtio-rng-pci,disable-legacy=on,rng=rng",
+		"-device", "pvpanic-pci",
+	)
+	args = append(args, m.channel()...)
+	for i, disk := range m.disks {
+		args = append(args,
+			"-blockdev", fmt.Sprintf("driver=raw,node-name=disk%d,read-only=%s,file.driver=file,file.filename=%s",
+				i, onOff(disk.ReadOnly), escape(disk.Path)),
+			"-device", fmt.Sprintf("virtio-blk-pci,disable-legacy=on,drive=disk%d,serial=%s", i, escape(disk.Serial)),
+		)
+	}
+	for i, nic := range m.nics {
+		args = append(args,
+			"-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, nic.fd),
+			// No option ROM: nothing boots from the network, and the file is in another package.
+			"-device", fmt.Sprintf("virtio-net-pci,disable-legacy=on,netdev=net%d,mac=%s,romfile=", i, nic.mac),
+		)
+	}
+	if m.seccomp {
+		args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	}
+	return args
+}
+
+func (m machine) cpu() string {
+	switch {
+	case m.cpuModel != "":
+		return m.cpuModel
+	case m.accelerator == KVM:
+		return "host"
+	}
+	return "max"
+}
+
+// append is the kernel command line; later parameters override earlier ones.
+func (m machine) append() string {
+	params := append([]string(nil), baseParams...)
+	if m.accelerator == TCG {
+		params = append(params, tcgParams...)
+	}
+	return strings.Join(append(params, m.kernelParams...), " ")
+}
+
+func (m machine) channel() []string {
+	if m.vhostFD != 0 {
+		return []string{"-device", fmt.Sprintf("vhost-vsock-pci,disable-legacy=on,guest-cid=%d,vhostfd=%d", m.cid, m.vhostFD)}
+	}
+	return []string{
+		"-device", "virtio-serial-pci,disable-legacy=on",
+		"-chardev", fmt.Sprintf("socket,id=port,fd=%d", m.portFD),
+		"-device", "virtserialport,chardev=port,name=" + mux.PortName,
+	}
+}
+
+// escape makes text one value of a QEMU option, in which a comma ends the value and two stand for one.
+func escape(text string) string { return strings.ReplaceAll(text, ",", ",,") }
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}

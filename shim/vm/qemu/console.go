@@ -1,0 +1,96 @@
+package qemu
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"unicode"
+)
+
+// maxConsoleLine is where a line is cut. The guest writes what it likes.
+const maxConsoleLine = 512
+
+// lines keeps the last lines of a text that is untrusted: without control characters, and each of bounded length.
+type lines struct {
+	keep int
+	// each is called for every line, before it is kept; nil for nothing.
+	each func(line string)
+
+	mu   sync.Mutex
+	ring []string
+	next int // where the next line goes once the ring is full
+}
+
+// readFrom takes lines until the text ends.
+func (l *lines) readFrom(r io.Reader) {
+	reader := bufio.NewReaderSize(r, maxConsoleLine)
+	for {
+		line, err := reader.ReadSlice('\n')
+		l.add(string(line))
+		for errors.Is(err, bufio.ErrBufferFull) { // the rest of a line that is too long
+			_, err = reader.ReadSlice('\n')
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (l *lines) add(raw string) {
+	line := clean(raw)
+	if line == "" {
+		return
+	}
+	if l.each != nil {
+		l.each(line)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.ring) < l.keep {
+		l.ring = append(l.ring, line)
+		return
+	}
+	l.ring[l.next] = line
+	l.next = (l.next + 1) % l.keep
+}
+
+// last returns at most n lines, oldest first.
+func (l *lines) last(n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := append(append(make([]string, 0, len(l.ring)), l.ring[l.next:]...), l.ring[:l.next]...)
+	return all[max(0, len(all)-n):]
+}
+
+// noise is what a kernel prints of its registers and stack: the reason of a panic stands before it, and a message has no
+// room for both.
+var noise = regexp.MustCompile(`^\[ *[0-9.]+\] +(\?|<|Code:|Call Trace:|Kernel Offset:|Modules linked in:|---\[|` +
+	`(RIP|RSP|RAX|RDX|RBP|R10|R13|FS|CS|CR2|DR0|DR3|CPU|PKRU|Hardware name):|[A-Za-z0-9_.]+\+0x[0-9a-f]+/0x)`)
+
+// telling returns the last n lines that are worth a place in an error message.
+func (l *lines) telling(n int) []string {
+	all := slices.DeleteFunc(l.last(l.keep), noise.MatchString)
+	return all[max(0, len(all)-n):]
+}
+
+// clean makes a line fit for a log: no control characters, no terminal escapes, valid UTF-8.
+func clean(raw string) string {
+	raw = strings.TrimRight(raw, "\r\n")
+	raw = strings.ToValidUTF8(raw, "?")
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, raw)
+}
+
+// quote joins lines for an error message, which CRI clients show in one line.
+func quote(lines []string) string { return strings.Join(lines, " | ") }

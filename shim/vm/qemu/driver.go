@@ -1,0 +1,156 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/coffer-project/coffer/shim/transport"
+	"github.com/coffer-project/coffer/shim/vm"
+)
+
+// Limits of a vm.Config. The kernel's command line on x86 is 2048 bytes.
+const (
+	maxKernelLine = 2047
+	minMemoryMiB  = 64
+)
+
+var (
+	idPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+	serialPattern = regexp.MustCompile(`^[a-z0-9-]{1,20}$`)
+)
+
+// Driver is the vm.Driver on QEMU.
+type Driver struct{ options Options }
+
+var _ vm.Driver = (*Driver)(nil)
+
+// NewDriver checks the options' form; what the machine lacks is found by New.
+func NewDriver(options Options) (*Driver, error) {
+	if err := options.validate(); err != nil {
+		return nil, err
+	}
+	return &Driver{options: options}, nil
+}
+
+// New implements vm.Driver.
+func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retErr error) {
+	defer func() {
+		if retErr != nil {
+			closeTaps(config.NICs)
+			retErr = fmt.Errorf("prepare vm %s: %w", config.ID, retErr)
+		}
+	}()
+	if err := errors.Join(check(config)...); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(checkBinary(d.options.Binary), checkFiles(config)); err != nil {
+		return nil, err
+	}
+	accelerator, err := d.accelerator(ctx, config.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	useVsock, err := d.useVsock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := &Instance{
+		options: d.options,
+		config:  config,
+		machine: machine{
+			accelerator: accelerator, cpuModel: d.options.CPUModel, seccomp: d.options.Seccomp,
+			id: config.ID, vcpus: config.VCPUs, memoryMiB: config.MemoryMiB,
+			kernel: config.Kernel, initrd: config.Initrd, kernelParams: config.KernelParams, disks: config.Disks,
+		},
+		vsock:   useVsock,
+		console: &lines{keep: d.options.ConsoleLines},
+		done:    make(chan struct{}),
+	}
+	if line := i.machine.append(); len(line) > maxKernelLine {
+		return nil, fmt.Errorf("%w: kernel command line of %d bytes, more than %d", errdefs.ErrInvalidArgument, len(line), maxKernelLine)
+	}
+	return i, nil
+}
+
+// Cleanup implements vm.Driver.
+func (d *Driver) Cleanup(ctx context.Context, stateDir string) error { return cleanup(ctx, stateDir) }
+
+func (d *Driver) useVsock(ctx context.Context) (bool, error) {
+	switch d.options.Transport {
+	case Serial:
+		return false, nil
+	case Vsock:
+		return true, transport.VsockAvailable()
+	}
+	err := transport.VsockAvailable()
+	if err != nil {
+		log.G(ctx).WithError(err).Debug("no vsock, using a serial port")
+	}
+	return err == nil, nil
+}
+
+// check returns the faults of config's form.
+func check(config vm.Config) (faults []error) {
+	need := func(ok bool, format string, args ...any) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("%w: "+format, append([]any{errdefs.ErrInvalidArgument}, args...)...))
+		}
+	}
+	need(idPattern.MatchString(config.ID), "sandbox id %q", config.ID)
+	need(config.StateDir != "", "no state directory")
+	need(config.VCPUs > 0, "no cpus")
+	need(config.MemoryMiB >= minMemoryMiB, "%d MiB of memory, less than %d", config.MemoryMiB, minMemoryMiB)
+	need(config.Kernel != "", "no kernel")
+	for _, param := range config.KernelParams {
+		bad := func(r rune) bool { return r <= ' ' || r > '~' }
+		need(param != "" && !strings.ContainsFunc(param, bad), "kernel parameter %q", param)
+	}
+	serials := map[string]bool{}
+	for _, disk := range config.Disks {
+		need(serialPattern.MatchString(disk.Serial), "serial %q of disk %s", disk.Serial, disk.Path)
+		need(!serials[disk.Serial], "two disks with serial %q", disk.Serial)
+		serials[disk.Serial] = true
+	}
+	for n, nic := range config.NICs {
+		need(nic.Tap != nil, "network card %d has no tap", n)
+		need(len(nic.MAC) == 6, "network card %d has hardware address %q", n, nic.MAC)
+	}
+	return faults
+}
+
+// checkFiles reports files that are not there, so that the administrator reads which key to change and not what QEMU
+// makes of it.
+func checkFiles(config vm.Config) error {
+	var faults []error
+	readable := func(what, path string) {
+		file, err := os.Open(path)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%w: %s: %w", errdefs.ErrFailedPrecondition, what, err))
+			return
+		}
+		file.Close()
+	}
+	readable("guest kernel (hypervisor.kernel)", config.Kernel)
+	if config.Initrd != "" {
+		readable("guest initrd (hypervisor.initrd)", config.Initrd)
+	}
+	for _, disk := range config.Disks {
+		readable("disk "+disk.Serial, disk.Path)
+	}
+	return errors.Join(faults...)
+}
+
+func closeTaps(nics []vm.NIC) {
+	for _, nic := range nics {
+		if nic.Tap != nil {
+			nic.Tap.Close()
+		}
+	}
+}

@@ -1,0 +1,141 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/shim/network/netns"
+)
+
+// firstFD is the number of the first inherited descriptor after stdin, stdout and stderr.
+const firstFD = 3
+
+// stderrLines is how many of QEMU's last words are kept.
+const stderrLines = 20
+
+// outputDelay bounds the wait for QEMU's output after its end: a process that it left behind could keep the pipe open.
+const outputDelay = 2 * time.Second
+
+// process is a running QEMU.
+type process struct {
+	cmd    *exec.Cmd
+	stderr *lines
+	done   chan struct{} // closed when QEMU has ended and been reaped
+	err    error         // what Wait said; valid once done is closed
+}
+
+// spawn starts QEMU in the network namespace at netNS (empty for the caller's own) with files as descriptors 3 and up.
+// The caller keeps its files.
+func spawn(binary string, args []string, netNS string, files []*os.File) (*process, error) {
+	p := &process{
+		cmd:    exec.Command(binary, args...),
+		stderr: &lines{keep: stderrLines},
+		done:   make(chan struct{}),
+	}
+	reader, writer := io.Pipe()
+	p.cmd.Stdout, p.cmd.Stderr = writer, writer
+	p.cmd.ExtraFiles = files
+	p.cmd.Dir = "/"
+	p.cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	p.cmd.WaitDelay = outputDelay
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{
+		// A process group of its own: signals to the shim's group are the shim's to handle.
+		Setpgid:   true,
+		Pdeathsig: syscall.SIGKILL,
+	}
+	read := make(chan struct{})
+	go func() { defer close(read); p.stderr.readFrom(reader) }()
+
+	started := make(chan error, 1)
+	go func() {
+		// Never unlocked. The thread is in the pod's network, and the death signal comes when the thread that forked
+		// ends, so it stays until QEMU has ended, and ends with this goroutine.
+		runtime.LockOSThread()
+		if netNS != "" {
+			if err := netns.Enter(netNS); err != nil {
+				started <- err
+				return
+			}
+		}
+		if err := p.cmd.Start(); err != nil {
+			started <- explainStart(binary, err)
+			return
+		}
+		started <- nil
+		p.err = p.cmd.Wait()
+		writer.Close()
+		<-read
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		writer.Close()
+		<-read
+		return nil, err
+	}
+	return p, nil
+}
+
+func explainStart(binary string, err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w: QEMU is not installed at %s: install it (Debian: qemu-system-x86) or set hypervisor.path",
+			errdefs.ErrFailedPrecondition, binary)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: QEMU at %s cannot be executed: %w", errdefs.ErrFailedPrecondition, binary, err)
+	}
+	return fmt.Errorf("start %s: %w", binary, err)
+}
+
+// checkBinary reports a QEMU that is not there before anything is prepared.
+func checkBinary(path string) error {
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return explainStart(path, err)
+	}
+	return nil
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// kill ends QEMU at once. It does nothing after the end.
+func (p *process) kill() {
+	// os.Process signals by pidfd, so that no other process can be hit.
+	_ = p.cmd.Process.Kill()
+}
+
+// lastWords describes how QEMU ended by itself. It is legal once done is closed.
+func (p *process) lastWords() string {
+	text := "ended with " + p.cmd.ProcessState.String()
+	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
+		text += " (by hand, or by the kernel for want of memory: see dmesg)"
+	}
+	if said := p.stderr.last(stderrLines); len(said) > 0 {
+		text += ", saying: " + quote(said)
+	}
+	return text
+}
+
+// pair is a socket pair: a connection for the shim and a file for QEMU to inherit.
+func pair(name string) (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make %s socket: %w", name, err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name)
+	defer ours.Close() // FileConn makes its own copy
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("make %s socket: %w", name, err)
+	}
+	return conn, theirs, nil
+}

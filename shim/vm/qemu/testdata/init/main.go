@@ -1,0 +1,187 @@
+// Command init is PID 1 of the driver's test guest: it listens on the serial port as a real guest does and obeys a few
+// commands. Each stream to controlPort carries one line and gets its answer.
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/proto/mux"
+)
+
+const (
+	echoPort    = 1024
+	controlPort = 1030
+)
+
+func main() {
+	// PID 1 must not return: the kernel would panic, which is what "die" asks for.
+	if err := run(); err != nil {
+		fmt.Println("test init:", err)
+	}
+	os.Exit(1)
+}
+
+func run() error {
+	for _, dir := range []string{"/dev", "/sys", "/proc"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(unix.Mount("dev", "/dev", "devtmpfs", 0, ""), unix.Mount("sys", "/sys", "sysfs", 0, ""),
+		unix.Mount("proc", "/proc", "proc", 0, "")); err != nil {
+		return err
+	}
+	modules, err := filepath.Glob("/modules/*.ko") // numbered in load order
+	if err != nil {
+		return err
+	}
+	for _, module := range modules {
+		if err := load(module); err != nil {
+			return fmt.Errorf("load %s: %w", module, err)
+		}
+	}
+	fmt.Println("test init: up")
+	port, err := openPort()
+	if err != nil {
+		return err
+	}
+	session, err := yamux.Server(port, mux.Config())
+	if err != nil {
+		return err
+	}
+	for {
+		stream, err := session.AcceptStream()
+		if err != nil {
+			return err
+		}
+		go serve(stream)
+	}
+}
+
+func load(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return unix.FinitModule(int(file.Fd()), "", 0)
+}
+
+func openPort() (*os.File, error) {
+	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if text, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(text)) == mux.PortName {
+			return os.OpenFile(filepath.Join("/dev", filepath.Base(filepath.Dir(name))), os.O_RDWR|unix.O_NONBLOCK, 0)
+		}
+	}
+	return nil, fmt.Errorf("no port %s among %v", mux.PortName, names)
+}
+
+func serve(stream net.Conn) {
+	defer stream.Close()
+	port, err := mux.ReadHeader(stream)
+	if err != nil {
+		return
+	}
+	known := port == echoPort || port == controlPort
+	if mux.WriteReply(stream, known) != nil || !known {
+		return
+	}
+	if port == echoPort {
+		_, _ = io.Copy(stream, stream)
+		return
+	}
+	line, err := bufio.NewReader(stream).ReadString('\n')
+	if err != nil {
+		return
+	}
+	answer, err := obey(strings.Fields(line))
+	if err != nil {
+		answer = "error: " + err.Error()
+	}
+	fmt.Fprintln(stream, answer)
+}
+
+func obey(words []string) (string, error) {
+	switch words[0] {
+	case "panic":
+		return "", os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+	case "die":
+		fmt.Println("test init: told to die")
+		os.Exit(3)
+	case "poweroff":
+		fmt.Println("test init: told to power off")
+		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	case "print":
+		fmt.Println(strings.Join(words[1:], " "))
+		return "printed", nil
+	case "cmdline":
+		text, err := os.ReadFile("/proc/cmdline")
+		return strings.TrimSpace(string(text)), err
+	case "macs":
+		return glob("/sys/class/net/eth*/address")
+	case "disk":
+		return disk(words[1])
+	}
+	return "", fmt.Errorf("unknown command %q", words)
+}
+
+func glob(pattern string) (string, error) {
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		return "", err
+	}
+	var texts []string
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		texts = append(texts, strings.TrimSpace(string(text)))
+	}
+	return strings.Join(texts, " "), nil
+}
+
+// disk returns the first 16 bytes of the disk with the serial, and whether it can be written.
+func disk(serial string) (string, error) {
+	files, err := filepath.Glob("/sys/block/vd*/serial")
+	if err != nil {
+		return "", err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		if strings.TrimSpace(string(text)) != serial {
+			continue
+		}
+		dir := filepath.Dir(file)
+		ro, err := os.ReadFile(filepath.Join(dir, "ro"))
+		if err != nil {
+			return "", err
+		}
+		device, err := os.Open(filepath.Join("/dev", filepath.Base(dir)))
+		if err != nil {
+			return "", err
+		}
+		defer device.Close()
+		head := make([]byte, 16)
+		_, err = io.ReadFull(device, head)
+		return fmt.Sprintf("%s ro=%s", head, strings.TrimSpace(string(ro))), err
+	}
+	return "", fmt.Errorf("no disk %s", serial)
+}

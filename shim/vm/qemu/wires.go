@@ -1,0 +1,79 @@
+package qemu
+
+import (
+	"net"
+	"os"
+
+	"github.com/coffer-project/coffer/shim/transport"
+	"github.com/coffer-project/coffer/shim/vm/qemu/qmp"
+)
+
+// wires are the connections between shim and QEMU: the shim's ends, and the files that QEMU inherits.
+type wires struct {
+	qmp, console net.Conn
+	dialer       transport.Dialer
+	cid          uint32 // of a vsock dialer
+
+	qmpFile, consoleFile, channelFile *os.File
+
+	// events carries, once, the session that says why the machine ends; nil when there is none.
+	events chan *qmp.Client
+}
+
+func newWires(useVsock bool) (_ *wires, retErr error) {
+	w := &wires{events: make(chan *qmp.Client, 1)}
+	defer func() {
+		if retErr != nil {
+			w.closeTheirs()
+			w.closeOurs()
+		}
+	}()
+	var err error
+	if w.qmp, w.qmpFile, err = pair("qmp"); err != nil {
+		return nil, err
+	}
+	if w.console, w.consoleFile, err = pair("console"); err != nil {
+		return nil, err
+	}
+	if useVsock {
+		var dialer *transport.Vsock
+		if dialer, w.channelFile, err = transport.NewVsock(); err != nil {
+			return nil, err
+		}
+		w.dialer, w.cid = dialer, dialer.CID()
+		return w, nil
+	}
+	var port net.Conn
+	if port, w.channelFile, err = pair("port"); err != nil {
+		return nil, err
+	}
+	serial, err := transport.NewSerial(port)
+	if err != nil {
+		return nil, err
+	}
+	w.dialer = serial
+	return w, nil
+}
+
+// closeTheirs closes the shim's copies of QEMU's files.
+func (w *wires) closeTheirs() {
+	for _, file := range []*os.File{w.qmpFile, w.consoleFile, w.channelFile} {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
+// closeOurs closes the shim's ends.
+func (w *wires) closeOurs() {
+	// There is nothing to do about a socket that cannot be closed.
+	if w.qmp != nil {
+		_ = w.qmp.Close()
+	}
+	if w.console != nil {
+		_ = w.console.Close()
+	}
+	if w.dialer != nil {
+		_ = w.dialer.Close()
+	}
+}
