@@ -30,6 +30,7 @@ const (
 	MaxChallenge   = 64 << 10
 	MaxAttestation = 4 << 20
 	MaxTokenReply  = 256 << 10
+	MaxList        = 8 << 20
 	MaxProblem     = 64 << 10
 	// MaxResource bounds the plain resource: keys, certificates, small configuration.
 	MaxResource = 1 << 20
@@ -92,6 +93,11 @@ type CompositeEvidence struct {
 // TokenReply is the answer to a good Attestation.
 type TokenReply struct {
 	Token string `json:"token"`
+}
+
+// ResourceList answers an admin's GET of PathResource: the kbs:/// URIs of all resources. It is our addition to the protocol.
+type ResourceList struct {
+	Resources []string `json:"resources"`
 }
 
 // Decode parses one JSON document of at most limit bytes into into. Unlike encoding/json it refuses duplicate members, lone surrogates

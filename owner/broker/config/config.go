@@ -1,0 +1,196 @@
+// Package config is coffer-kbs's configuration file. It is the only package of the broker that reads files on its behalf, besides the
+// resource store.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// DefaultPath is where the file is looked for unless told otherwise.
+const DefaultPath = "/etc/coffer/kbs.toml"
+
+// Duration is a time.Duration that is written as text, for example "5m".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%.32q is not a duration such as \"5m\"", text)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Config is the whole file.
+type Config struct {
+	LogLevel  string    `toml:"log_level" comment:"trace, debug, info, warn or error"`
+	Server    Server    `toml:"server"`
+	Attest    Attest    `toml:"attestation"`
+	Resources Resources `toml:"resources"`
+	Admin     Admin     `toml:"admin"`
+	Audit     Audit     `toml:"audit"`
+}
+
+// Server is the listening side.
+type Server struct {
+	Listen       string   `toml:"listen" comment:"host:port to listen on"`
+	TLSCertFile  string   `toml:"tls_cert_file" comment:"certificate chain and key in PEM; without them the broker speaks plain http, on loopback only"`
+	TLSKeyFile   string   `toml:"tls_key_file"`
+	InsecureHTTP bool     `toml:"insecure_http" comment:"allow plain http on other addresses than loopback"`
+	RequestsPer  int      `toml:"requests_per_sec" comment:"per peer address"`
+	RequestBurst int      `toml:"request_burst"`
+	ShutdownWait Duration `toml:"shutdown_wait" comment:"how long running requests may take to finish on shutdown"`
+}
+
+// Attest says which guests are believed and for how long.
+type Attest struct {
+	AllowSample     bool     `toml:"allow_sample" comment:"accept the sample tee, which proves nothing: for development only"`
+	TokenKeyFile    string   `toml:"token_key_file" comment:"EC P-256 key in PEM that signs tokens; empty makes a new one at each start"`
+	TokenCertFile   string   `toml:"token_cert_file" comment:"its certificate chain in PEM, put into tokens; optional"`
+	TokenLifetime   Duration `toml:"token_lifetime"`
+	SessionLifetime Duration `toml:"session_lifetime"`
+	MaxSessions     int      `toml:"max_sessions"`
+}
+
+// Resources is the store.
+type Resources struct {
+	Dir string `toml:"dir" comment:"directory of the resources, mode 0700; it holds keys in the clear"`
+}
+
+// Admin says who may change resources.
+type Admin struct {
+	PublicKeyFiles []string `toml:"public_key_files" comment:"Ed25519 public keys in PEM; none means that nobody can change resources over the network"`
+	Issuer         string   `toml:"issuer" comment:"required iss, aud and role claims of admin tokens; empty means any"`
+	Audience       string   `toml:"audience"`
+	Role           string   `toml:"role"`
+}
+
+// Audit is the audit log.
+type Audit struct {
+	File string `toml:"file" comment:"file that audit records are appended to; empty means standard output"`
+}
+
+// Default returns a complete configuration: plain http on loopback, no sample, no admins.
+func Default() Config {
+	return Config{
+		LogLevel: "info",
+		Server: Server{
+			Listen:       "127.0.0.1:8080",
+			RequestsPer:  50,
+			RequestBurst: 200,
+			ShutdownWait: Duration(10 * time.Second),
+		},
+		Attest: Attest{
+			TokenLifetime:   Duration(5 * time.Minute),
+			SessionLifetime: Duration(5 * time.Minute),
+			MaxSessions:     10000,
+		},
+		Resources: Resources{Dir: "/var/lib/coffer-kbs/resources"},
+		Admin:     Admin{PublicKeyFiles: []string{}},
+	}
+}
+
+// Load reads a file over Default. Unknown keys are refused. It does not validate: flags may follow.
+func Load(name string) (Config, error) {
+	c := Default()
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		if missing, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+			return c, fmt.Errorf("configuration %s has unknown keys:\n%s: %w", name, missing.String(), errdefs.ErrInvalidArgument)
+		}
+		return c, fmt.Errorf("configuration %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	}
+	return c, nil
+}
+
+// Encode returns the file's text with a comment for each key.
+func (c Config) Encode() ([]byte, error) {
+	raw, err := toml.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	return raw, nil
+}
+
+// TLS reports whether the broker speaks https.
+func (c Config) TLS() bool { return c.Server.TLSCertFile != "" || c.Server.TLSKeyFile != "" }
+
+// Validate returns all faults at once, as InvalidArgument.
+func (c Config) Validate() error {
+	faults := c.serverFaults()
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	var level log.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		fault("log_level %q is no log level", c.LogLevel)
+	}
+	for key, d := range map[string]Duration{"token_lifetime": c.Attest.TokenLifetime, "session_lifetime": c.Attest.SessionLifetime} {
+		// Guests renew ten seconds before the end, so a shorter life would mean an attestation per key.
+		if d < Duration(30*time.Second) || d > Duration(24*time.Hour) {
+			fault("attestation.%s %s is not within 30s and 24h", key, time.Duration(d))
+		}
+	}
+	if c.Attest.MaxSessions < 1 || c.Attest.MaxSessions > 1_000_000 {
+		fault("attestation.max_sessions %d is not within 1 and 1000000", c.Attest.MaxSessions)
+	}
+	if c.Attest.TokenCertFile != "" && c.Attest.TokenKeyFile == "" {
+		fault("attestation.token_cert_file is set without token_key_file")
+	}
+	if c.Resources.Dir == "" {
+		fault("resources.dir is missing")
+	}
+	for i, name := range c.Admin.PublicKeyFiles {
+		if name == "" {
+			fault("admin.public_key_files[%d] is empty", i)
+		}
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return fmt.Errorf("configuration: %w: %w", errdefs.ErrInvalidArgument, errors.Join(faults...))
+}
+
+func (c Config) serverFaults() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	s := c.Server
+	host, _, err := net.SplitHostPort(s.Listen)
+	if err != nil {
+		fault("server.listen %q is not host:port", s.Listen)
+	}
+	if (s.TLSCertFile == "") != (s.TLSKeyFile == "") {
+		fault("server.tls_cert_file and server.tls_key_file go together, only one is set")
+	}
+	if err == nil && !c.TLS() && !s.InsecureHTTP && !isLoopback(host) {
+		fault("server.listen %q is no loopback address and there is no TLS certificate: set tls_cert_file and tls_key_file, or --insecure-http on a network that you trust", s.Listen)
+	}
+	if s.RequestsPer < 1 || s.RequestBurst < 1 {
+		fault("server.requests_per_sec and server.request_burst must be at least 1")
+	}
+	if s.ShutdownWait < 0 {
+		fault("server.shutdown_wait is negative")
+	}
+	return faults
+}
+
+// isLoopback accepts literal addresses only, except for localhost: other names may resolve to anything.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

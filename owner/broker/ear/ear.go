@@ -1,0 +1,70 @@
+// Package ear issues and checks attestation results: ES256-signed tokens in the EAR profile that Trustee uses. A broker signs what its
+// verifiers found and later believes only tokens that it signed itself; other services can check them with the broker's certificate.
+package ear
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/owner/appraise"
+)
+
+// Profile names the layout of Claims.
+const Profile = "tag:github.com,2024:confidential-containers/Trustee"
+
+// CPU is the name of the submodule that holds the guest's own appraisal and its key.
+const CPU = "cpu0"
+
+// The entries of Submod.Evidence besides the one named after the TEE.
+const (
+	InitData       = "init_data"
+	InitDataClaims = "init_data_claims"
+	ReportData     = "report_data"
+	RuntimeClaims  = "runtime_data_claims"
+)
+
+// Claims is the payload of a token.
+type Claims struct {
+	Profile    string            `json:"eat_profile"`
+	IssuedAt   int64             `json:"iat"` // seconds since 1970
+	Expires    int64             `json:"exp"` // seconds since 1970
+	VerifierID VerifierID        `json:"ear.verifier-id"`
+	Submods    map[string]Submod `json:"submods"`
+}
+
+// VerifierID says who appraised.
+type VerifierID struct {
+	Developer string `json:"developer"`
+	Build     string `json:"build"`
+}
+
+// Submod is the appraisal of one part of the guest.
+type Submod struct {
+	Status   appraise.Status            `json:"ear.status"`
+	Vector   appraise.TrustVector       `json:"ear.trustworthiness-vector"`
+	PolicyID string                     `json:"ear.appraisal-policy-id"`
+	Evidence map[string]json.RawMessage `json:"ear.veraison.annotated-evidence"`
+}
+
+// TEEPublicKey returns the JWK of the guest that the token speaks of.
+func (c *Claims) TEEPublicKey() (json.RawMessage, error) {
+	var runtime struct {
+		Key json.RawMessage `json:"tee-pubkey"`
+	}
+	raw, ok := c.Submods[CPU].Evidence[RuntimeClaims]
+	if !ok {
+		return nil, fmt.Errorf("token names no guest key: %w", errdefs.ErrInvalidArgument)
+	}
+	if err := json.Unmarshal(raw, &runtime); err != nil || runtime.Key == nil {
+		return nil, fmt.Errorf("token names no guest key: %w", errdefs.ErrInvalidArgument)
+	}
+	return runtime.Key, nil
+}
+
+// Has reports whether the guest's CPU evidence is of the given TEE.
+func (c *Claims) Has(tee string) bool {
+	_, ok := c.Submods[CPU].Evidence[tee]
+	return ok
+}

@@ -1,0 +1,181 @@
+// Package server runs a broker as a process: it puts the parts together from the configuration, listens, and ends in order.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/coffer-project/coffer/owner/appraise"
+	"github.com/coffer-project/coffer/owner/appraise/sample"
+	"github.com/coffer-project/coffer/owner/broker"
+	"github.com/coffer-project/coffer/owner/broker/admin"
+	"github.com/coffer-project/coffer/owner/broker/audit"
+	"github.com/coffer-project/coffer/owner/broker/config"
+	"github.com/coffer-project/coffer/owner/broker/ear"
+	"github.com/coffer-project/coffer/owner/broker/store"
+)
+
+// Server is a broker with its listener.
+type Server struct {
+	config   config.Config
+	listener net.Listener
+	http     *http.Server
+	closers  []func() error
+}
+
+// New opens everything that the configuration names and begins to listen, so that a caller that gets no error can tell others to
+// connect. Close or Run must follow.
+func New(ctx context.Context, c config.Config) (_ *Server, retErr error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{config: c}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, s.Close())
+		}
+	}()
+	handler, err := s.assemble(ctx)
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := c.Certificate()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Server.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", c.Server.Listen, err)
+	}
+	s.closers = append(s.closers, func() error { return ignoreClosed(listener.Close()) })
+	s.listener = listener
+	s.http = &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    320 << 10, // bearer tokens carry the measured configuration
+		// Requests that run when ctx ends may finish.
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ErrorLog:    quietLog(ctx),
+	}
+	if certificate != nil {
+		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*certificate}}
+	}
+	return s, nil
+}
+
+// assemble opens the broker's parts.
+func (s *Server) assemble(ctx context.Context) (http.Handler, error) {
+	c := s.config
+	if !c.Attest.AllowSample {
+		// Until there are verifiers for hardware, a broker without sample would refuse everybody: say so instead of starting.
+		log.G(ctx).Warn("this version verifies no hardware tee: without allow_sample every guest is refused")
+	}
+	key, certs, err := c.TokenKey()
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := ear.NewIssuer(key, certs, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	adminKeys, err := c.AdminKeys()
+	if err != nil {
+		return nil, err
+	}
+	resources, err := store.Open(c.Resources.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, resources.Close)
+	auditFile, err := c.AuditFile()
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, auditFile.Close)
+	return broker.New(broker.Options{
+		Verifiers:         verifiers(c),
+		Policy:            broker.FixedPolicy{AllowSample: c.Attest.AllowSample},
+		Store:             resources,
+		Tokens:            tokens,
+		Admins:            &admin.Verifier{Keys: adminKeys, Issuer: c.Admin.Issuer, Audience: c.Admin.Audience, Role: c.Admin.Role},
+		Audit:             audit.New(auditFile),
+		TokenLifetime:     time.Duration(c.Attest.TokenLifetime),
+		SessionLifetime:   time.Duration(c.Attest.SessionLifetime),
+		MaxSessions:       c.Attest.MaxSessions,
+		RequestsPerSecond: c.Server.RequestsPer,
+		RequestBurst:      c.Server.RequestBurst,
+	})
+}
+
+func verifiers(c config.Config) []appraise.Verifier {
+	var list []appraise.Verifier
+	if c.Attest.AllowSample {
+		list = append(list, sample.New())
+	}
+	return list
+}
+
+// URL returns the base URL of the listener.
+func (s *Server) URL() string {
+	scheme := "http"
+	if s.config.TLS() {
+		scheme = "https"
+	}
+	return scheme + "://" + s.listener.Addr().String()
+}
+
+// Run serves until ctx ends, lets running requests finish for the configured time, and closes everything.
+func (s *Server) Run(ctx context.Context) (retErr error) {
+	defer func() { retErr = errors.Join(retErr, s.Close()) }()
+	log.G(ctx).WithField("url", s.URL()).WithField("allow_sample", s.config.Attest.AllowSample).Info("key broker is listening")
+	served := make(chan error, 1)
+	go func() {
+		if s.http.TLSConfig != nil {
+			served <- s.http.ServeTLS(s.listener, "", "")
+			return
+		}
+		served <- s.http.Serve(s.listener)
+	}()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve %s: %w", s.URL(), err)
+	case <-ctx.Done():
+	}
+	log.G(ctx).Info("key broker is shutting down")
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(s.config.Server.ShutdownWait))
+	defer cancel()
+	err := s.http.Shutdown(stopCtx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("requests were cut off after %s: %w", time.Duration(s.config.Server.ShutdownWait), err), s.http.Close())
+	}
+	<-served
+	return err
+}
+
+// Close releases what New opened, newest first. It may be called again.
+func (s *Server) Close() error {
+	var errs []error
+	for len(s.closers) > 0 {
+		last := len(s.closers) - 1
+		errs = append(errs, s.closers[last]())
+		s.closers = s.closers[:last]
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
