@@ -1,0 +1,65 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// PauseImage is the sandbox image of handlers that need one.
+const PauseImage = NodeIP + ":5000/pause:3.10"
+
+// Ctl runs cofferctl; inside means in the node's network, where its registries and broker are.
+func (n *Node) Ctl(ctx context.Context, inside bool, args ...string) error {
+	cmd := exec.CommandContext(ctx, n.Tools.Ctl, args...)
+	if inside {
+		cmd = exec.CommandContext(ctx, "nsenter", n.ns.enter(n.Tools.Ctl, args)...)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cofferctl %v: %w: %s", args, err, out)
+	}
+	return nil
+}
+
+// pushPause puts a pause image into the http registry: the real one cannot be assumed to be reachable.
+func (n *Node) pushPause(ctx context.Context) error {
+	dir := n.path("pause")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	layout, err := NewLayout(dir, ocispec.ImageConfig{Entrypoint: []string{"/bin/sleep", "2147483647"}})
+	if err != nil {
+		return err
+	}
+	busybox, err := Busybox(n.Tools.Busybox)
+	if err != nil {
+		return err
+	}
+	if err := layout.AddLayer(busybox); err != nil {
+		return err
+	}
+	return n.Ctl(ctx, true, "image", "copy", "oci:"+dir, PauseImage, "--plain-http")
+}
+
+// HostState are the folders in which the host's side of the node keeps anything: containerd (its content store too),
+// the snapshotter, the shims with what they gave to QEMU, and the pods' logs.
+func (n *Node) HostState() []string {
+	var dirs []string
+	for _, name := range []string{"containerd", "run", "snapshotter", "shim", "s", "logs"} {
+		if path := n.path(name); exists(path) {
+			dirs = append(dirs, path)
+		}
+	}
+	logs, _ := filepath.Glob(n.path("*.log")) // the pattern is well-formed
+	return append(dirs, logs...)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

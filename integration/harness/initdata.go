@@ -1,0 +1,44 @@
+package harness
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/coffer-project/coffer/proto/initdata"
+)
+
+// Guest says what a pod's measured document tells the guest.
+type Guest struct {
+	// BrokerURL is the key broker; empty means the node's own.
+	BrokerURL string
+	// PlainRegistries are hosts reached by http besides the node's http registry.
+	PlainRegistries []string
+}
+
+// PodAnnotations are those of a pod that knows the node's registries and broker.
+func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
+	if guest.BrokerURL == "" {
+		guest.BrokerURL = n.Broker.URL
+	}
+	var cdh strings.Builder
+	fmt.Fprintf(&cdh, "[kbc]\nname = %q\nurl = %q\n", initdata.KBCCloud, guest.BrokerURL)
+	if strings.HasPrefix(guest.BrokerURL, "https:") {
+		fmt.Fprintf(&cdh, "kbs_cert = '''\n%s'''\n", n.CA.PEM)
+	}
+	fmt.Fprintf(&cdh, "[image]\nextra_root_certificates = ['''\n%s''']\n", n.CA.PEM)
+	for _, host := range append([]string{n.HTTP.Host}, guest.PlainRegistries...) {
+		fmt.Fprintf(&cdh, "[[image.registry_config.registry]]\nlocation = %q\ninsecure = true\n", host)
+	}
+	document := initdata.Document{
+		Version: "0.1.0", Algorithm: "sha384", Data: map[string]string{initdata.KeyCDH: cdh.String()},
+	}
+	raw, err := document.Encode()
+	if err != nil {
+		return nil, err
+	}
+	value, err := initdata.EncodeAnnotation(raw)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{initdata.Annotation: value}, nil
+}

@@ -1,0 +1,156 @@
+package harness
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Options vary a node.
+type Options struct {
+	// LocalPull makes CRI unpack by itself instead of through the transfer service.
+	LocalPull bool
+	// ShimConfig is appended to the shim's configuration file: whole TOML tables that the node does not write itself.
+	ShimConfig string
+}
+
+// Node is a running containerd node with what it pulls from.
+type Node struct {
+	// Dir holds everything the node writes.
+	Dir   string
+	Tools Tools
+	CA    *CA
+
+	HTTP, HTTPS *Registry
+	Broker      *Broker
+	Snapshotter *Process
+	Containerd  *Process
+	CRI         *CRI
+
+	ns      *netNS
+	options Options
+}
+
+// Start makes a node. When it fails, nothing is left behind but Dir's logs, which the error quotes.
+func Start(ctx context.Context, options Options) (_ *Node, retErr error) {
+	tools, err := FindTools()
+	if err != nil {
+		return nil, err
+	}
+	if os.Getuid() != 0 {
+		return nil, errors.New("a node needs root: network namespaces and mounts")
+	}
+	// Unix socket paths may have 107 bytes, and containerd appends much: the folder's own path must be short.
+	dir, err := os.MkdirTemp("/tmp", "cfr")
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{Dir: dir, Tools: tools, options: options}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, n.Close())
+		}
+	}()
+
+	if n.CA, err = newCA(dir); err != nil {
+		return nil, err
+	}
+	if n.ns, err = newNetNS(ctx, "coffer-"+randomHex(4)); err != nil {
+		return nil, err
+	}
+	if n.HTTP, err = startRegistry(ctx, n.ns, tools, dir, "registry-http", 5000, nil); err != nil {
+		return nil, err
+	}
+	if n.HTTPS, err = startRegistry(ctx, n.ns, tools, dir, "registry-https", 5443, n.CA); err != nil {
+		return nil, err
+	}
+	if n.Broker, err = n.startBroker(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.pushPause(ctx); err != nil {
+		return nil, err
+	}
+	for _, r := range []*Registry{n.HTTP, n.HTTPS} {
+		if err := n.TrustRegistry(r.Host, r.Plain); err != nil {
+			return nil, err
+		}
+	}
+	if err := n.writeShimConfig(); err != nil {
+		return nil, err
+	}
+	if err := n.StartSnapshotter(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.StartContainerd(ctx); err != nil {
+		return nil, err
+	}
+	n.CRI, err = dialCRI(n.path("containerd.sock"), n.path("logs"))
+	return n, err
+}
+
+func (n *Node) path(name string) string { return filepath.Join(n.Dir, name) }
+
+// StartSnapshotter starts the snapshotter on the node's state; it is for use after Snapshotter was stopped or killed.
+func (n *Node) StartSnapshotter(ctx context.Context) error {
+	config := fmt.Sprintf("root = %q\naddress = %q\n", n.path("snapshotter"), n.path("snapshotter.sock"))
+	path := n.path("snapshotter.toml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		return err
+	}
+	var err error
+	n.Snapshotter, err = startProcess(ctx, n.Dir, "snapshotter", n.ns.command(n.Tools.Snapshotter, "--config", path))
+	return err
+}
+
+func (n *Node) writeShimConfig() error {
+	text := fmt.Sprintf(`state_dir = %q
+[hypervisor]
+path = %q
+kernel = %q
+initrd = %q
+default_memory_mib = 512
+%s`, n.path("shim"), n.Tools.QEMU, n.Tools.Kernel, n.Tools.Initrd, n.options.ShimConfig)
+	return os.WriteFile(n.path("shim.toml"), []byte(text), 0o600)
+}
+
+// Close removes all pods, ends every process in reverse order of its start, and removes the node's folder. It reports
+// what outlived its pod.
+func (n *Node) Close() error {
+	var faults []error
+	if n.CRI != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		faults = append(faults, n.CRI.RemoveAll(ctx), n.CRI.Close())
+		cancel()
+		faults = append(faults, n.Leftovers())
+	}
+	for _, p := range []*Process{n.Containerd, n.Snapshotter, n.Broker.proc(), n.HTTPS.proc(), n.HTTP.proc()} {
+		if p != nil {
+			faults = append(faults, p.Stop())
+		}
+	}
+	if n.ns != nil {
+		faults = append(faults, n.ns.Close())
+	}
+	if os.Getenv("COFFER_KEEP") == "" {
+		faults = append(faults, os.RemoveAll(n.Dir))
+	}
+	return errors.Join(faults...)
+}
+
+func (r *Registry) proc() *Process {
+	if r == nil {
+		return nil
+	}
+	return r.process
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails: documented by crypto/rand
+	return hex.EncodeToString(b)
+}
