@@ -34,7 +34,7 @@ func (m *Manager) Create(ctx context.Context, req *agentpb.CreateContainerReques
 		execID:   p.execID,
 		sandbox:  p.sandbox,
 		dir:      filepath.Join(m.Base, p.id),
-		cgroup:   cgroupPath(p.id),
+		cgroup:   m.cgroupPath(p.id),
 		users:    m.rootfs(p.id),
 		cancel:   cancel,
 		finished: make(chan struct{}),

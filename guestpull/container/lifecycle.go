@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -151,6 +152,9 @@ func (m *Manager) Remove(ctx context.Context, id string, timeout time.Duration) 
 	if now, err := m.get(id); err != nil || now != c {
 		return nil // a given-up creation or another Remove has done it
 	}
+	if c.State() == StatePaused {
+		m.killFrozen(ctx, c)
+	}
 	if err := c.to(StateRemoving); err != nil {
 		return err
 	}
@@ -163,6 +167,18 @@ func (m *Manager) Remove(ctx context.Context, id string, timeout time.Duration) 
 	m.forget(c)
 	log.G(ctx).WithField("container", id).Info("container removed")
 	return nil
+}
+
+// killFrozen ends a paused container. A frozen process dies only when it is let go, and it is killed before, so that it does nothing any
+// more. What fails here shows when the processes are waited for.
+func (m *Manager) killFrozen(ctx context.Context, c *Container) {
+	if c.sandbox {
+		return
+	}
+	err := errors.Join(m.Runtime.Kill(ctx, c.id, int(unix.SIGKILL)), m.Runtime.Freeze(ctx, c.id, false))
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("container", c.id).Debug("paused container may not have been let go")
+	}
 }
 
 // RemoveAll removes every container, for the end of the pod.

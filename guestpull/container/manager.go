@@ -31,6 +31,8 @@ type Options struct {
 	// Base is Kata's folder in the guest, /run/kata-containers.
 	Base    string
 	Cgroups cgroup.Root
+	// CgroupParent is the group below which each container gets its own, /coffer.
+	CgroupParent string
 }
 
 // Manager holds the containers of the pod. Its methods are safe for concurrent use.
@@ -43,7 +45,7 @@ type Manager struct {
 
 // New returns a manager without containers.
 func New(o Options) (*Manager, error) {
-	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Base == "" || o.Cgroups == "" {
+	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Base == "" || o.Cgroups == "" || o.CgroupParent == "" {
 		return nil, errors.New("container manager lacks a part")
 	}
 	return &Manager{Options: o, containers: make(map[string]*Container)}, nil
@@ -73,6 +75,9 @@ type Container struct {
 }
 
 func (m *Manager) rootfs(id string) string { return filepath.Join(m.Base, id, "rootfs") }
+
+// cgroupPath is the guest's own choice, whatever the host says.
+func (m *Manager) cgroupPath(id string) string { return m.CgroupParent + "/" + id }
 
 // sharedDir is below which the host's files are copied.
 func (m *Manager) sharedDir() string { return filepath.Join(m.Base, "shared/containers") }

@@ -78,7 +78,7 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 	p.spec, err = spec.Build(req.GetOCI(), spec.Options{
 		ContainerID: id,
 		Rootfs:      m.rootfs(id),
-		CgroupPath:  cgroupPath(id),
+		CgroupPath:  m.cgroupPath(id),
 		UTS:         ns.UTS,
 		IPC:         ns.IPC,
 		PID:         ns.PID,
@@ -92,9 +92,6 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 	p.userName, err = userName(req)
 	return p, err
 }
-
-// cgroupPath is the guest's own choice, whatever the host says.
-func cgroupPath(id string) string { return "/coffer/" + id }
 
 // checkUnsupported refuses parts of a request that would otherwise have no effect, or an effect that nobody checked.
 func checkUnsupported(req *agentpb.CreateContainerRequest) error {
