@@ -11,8 +11,8 @@ import (
 
 // Driver makes utility VMs and cleans up after them.
 type Driver interface {
-	// New checks config against what this machine can do and prepares the instance. Nothing runs yet.
-	// It fails with errdefs.ErrFailedPrecondition when the machine lacks something, naming the cure.
+	// New checks config against what this machine can do and prepares the instance. Nothing runs yet. It may take some
+	// seconds the first time after a boot, when a driver tries the machine out. It fails with errdefs.ErrFailedPrecondition when the machine lacks something, naming the cure.
 	New(ctx context.Context, config Config) (Instance, error)
 
 	// Cleanup ends the VM whose files lie in stateDir, if it still runs, and removes what it left. It is for the
@@ -23,11 +23,13 @@ type Driver interface {
 // Instance is one utility VM. Methods are safe for concurrent use unless said otherwise.
 type Instance interface {
 	// Start boots the VM and returns once the machine runs; the guest may not answer yet. It is called once.
-	// A failed Start leaves nothing behind.
+	// A failed Start leaves nothing behind; Done is closed then.
 	Start(ctx context.Context) error
 
 	// Dial opens a stream to a port that the guest listens on. It waits for the guest until ctx ends, and fails at
-	// once with errdefs.ErrUnavailable, quoting the last console lines, when the VM has exited. The caller closes it.
+	// once with errdefs.ErrUnavailable, quoting the last console lines, when the VM has exited, and with
+	// errdefs.ErrFailedPrecondition before Start. When ctx ends first, the error is ctx's and quotes the console, too.
+	// The caller closes the stream.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 
 	// PID is the process id of the VM monitor on the host, 0 before Start.
@@ -78,7 +80,7 @@ type Disk struct {
 
 // NIC is a network card backed by an open tap device.
 type NIC struct {
-	// Tap is the open tap queue; the instance owns it from New on and closes it.
+	// Tap is the open tap queue. New takes it, and it is closed whatever becomes of the VM, also when New fails.
 	Tap *os.File
 	// MAC is the card's hardware address, the same as the pod interface's.
 	MAC net.HardwareAddr

@@ -131,28 +131,59 @@ func obey(words []string) (string, error) {
 	case "cmdline":
 		text, err := os.ReadFile("/proc/cmdline")
 		return strings.TrimSpace(string(text)), err
-	case "macs":
-		return glob("/sys/class/net/eth*/address")
+	case "net":
+		return serveTCP(words[1], words[2])
 	case "disk":
 		return disk(words[1])
 	}
 	return "", fmt.Errorf("unknown command %q", words)
 }
 
-func glob(pattern string) (string, error) {
-	files, err := filepath.Glob(pattern)
+// serveTCP gives eth0 an IPv4 address and answers every connection to the port with the card's hardware address.
+func serveTCP(address, port string) (string, error) {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
-	var texts []string
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
+	defer unix.Close(socket)
+	request, err := unix.NewIfreq("eth0")
+	if err != nil {
+		return "", err
+	}
+	for _, set := range []struct {
+		number uint
+		value  net.IP
+	}{{unix.SIOCSIFADDR, net.ParseIP(address).To4()}, {unix.SIOCSIFNETMASK, net.IPv4(255, 255, 255, 0).To4()}} {
+		if err := request.SetInet4Addr(set.value); err != nil {
 			return "", err
 		}
-		texts = append(texts, strings.TrimSpace(string(text)))
+		if err := unix.IoctlIfreq(socket, set.number, request); err != nil {
+			return "", err
+		}
 	}
-	return strings.Join(texts, " "), nil
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request); err != nil {
+		return "", err
+	}
+	mac, err := os.ReadFile("/sys/class/net/eth0/address")
+	if err != nil {
+		return "", err
+	}
+	listener, err := net.Listen("tcp4", net.JoinHostPort(address, port))
+	if err != nil {
+		return "", err
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write(mac)
+			conn.Close()
+		}
+	}()
+	return "listening", nil
 }
 
 // disk returns the first 16 bytes of the disk with the serial, and whether it can be written.
