@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/log"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,12 +38,19 @@ func setLimits() error {
 	return nil
 }
 
+// loopbackUp uses the old ioctl: under emulation the first netlink call costs 30 ms more.
 func loopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("find loopback: %w", err)
+		return fmt.Errorf("open socket: %w", err)
 	}
-	if err := netlink.LinkSetUp(lo); err != nil {
+	defer unix.Close(socket)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request); err != nil {
 		return fmt.Errorf("bring loopback up: %w", err)
 	}
 	return nil

@@ -2,11 +2,15 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -52,8 +56,10 @@ func (s *serial) close() error {
 // returns.
 func (s *serial) run() {
 	defer close(s.ended)
+	orderly := true
 	for {
-		err := s.serveOne()
+		var err error
+		orderly, err = s.serveOne(orderly)
 		if s.ctx.Err() != nil {
 			err = net.ErrClosed
 		}
@@ -66,20 +72,59 @@ func (s *serial) run() {
 
 // serveOne waits for a host and serves it until it is gone. The port is closed and opened between hosts, which drops
 // whatever the last one left in it.
-func (s *serial) serveOne() error {
+//
+// orderly tells that the last session ended because its host hung up. One that ended otherwise may have a host that
+// waits for ever: the guest cannot hang up, and a host that follows another so closely that the guest sees no hang-up
+// has spoken to the other's session. Such a host is told that its session is void, and has to come again.
+func (s *serial) serveOne(orderly bool) (hungUp bool, err error) {
 	// Not blocking: then the Go runtime polls it, and Close ends a pending read.
 	port, err := os.OpenFile(s.node, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open control channel: %w", err)
+		return false, fmt.Errorf("open control channel: %w", err)
 	}
 	defer port.Close()
 	if err := waitForPeer(s.ctx, port); err != nil {
-		return fmt.Errorf("wait for the host on the control channel: %w", err)
+		return false, fmt.Errorf("wait for the host on the control channel: %w", err)
+	}
+	if !orderly {
+		if err := sayVoid(port); err != nil {
+			return false, fmt.Errorf("write to the control channel: %w", err)
+		}
 	}
 	log.G(s.ctx).Debug("host connected to the control channel")
-	err = s.board.serve(s.ctx, port)
-	log.G(s.ctx).WithError(err).Debug("host left the control channel")
-	return nil
+	watched := &hangupReader{File: port}
+	err = s.board.serve(s.ctx, watched)
+	log.G(s.ctx).WithError(err).WithField("hung_up", watched.hungUp.Load()).Debug("host left the control channel")
+	return watched.hungUp.Load(), nil
+}
+
+// goAway is yamux's frame that ends a session with a protocol error: version 0, type 3, no flags, stream 0, code 1.
+var goAway = binary.BigEndian.AppendUint32([]byte{0, 3, 0, 0, 0, 0, 0, 0}, 1)
+
+// sayVoid tells the host that its session is over. A host that is gone, or reads nothing, does not hold it up.
+func sayVoid(port *os.File) error {
+	if err := port.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if _, err := port.Write(goAway); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return port.SetWriteDeadline(time.Time{})
+}
+
+// hangupReader notes that the host hung up, which reads as end of file.
+type hangupReader struct {
+	*os.File
+	hungUp atomic.Bool
+}
+
+// Read implements io.Reader.
+func (r *hangupReader) Read(p []byte) (int, error) {
+	n, err := r.File.Read(p)
+	if errors.Is(err, io.EOF) {
+		r.hungUp.Store(true)
+	}
+	return n, err
 }
 
 // waitForPeer returns when the port no longer reports a hang-up.
