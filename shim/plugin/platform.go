@@ -51,6 +51,10 @@ func (hostNetwork) Attach(ctx context.Context, netns string) (*network.Attachmen
 	return network.Attach(ctx, netns)
 }
 
+func (hostNetwork) Release(ctx context.Context, attachment *network.Attachment) error {
+	return attachment.Detach(ctx)
+}
+
 func (hostNetwork) Detach(ctx context.Context, netns string) error { return network.Detach(ctx, netns) }
 
 const resolvConf = "/etc/resolv.conf"

@@ -19,8 +19,10 @@ import (
 
 // Network joins a VM to a pod's network namespace.
 type Network interface {
-	// Attach fails without leaving anything behind. The caller calls the attachment's Detach.
+	// Attach fails without leaving anything behind. The caller calls Release.
 	Attach(ctx context.Context, netns string) (*network.Attachment, error)
+	// Release undoes Attach, after the VM has stopped. It is idempotent.
+	Release(ctx context.Context, attachment *network.Attachment) error
 	// Detach removes what an Attach of an earlier process left. It is idempotent.
 	Detach(ctx context.Context, netns string) error
 }

@@ -89,7 +89,7 @@ func (p *Pod) attachNetwork(ctx context.Context) (*network.Attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.undo.push("detach network", attachment.Detach)
+	p.undo.push("detach network", func(ctx context.Context) error { return p.platform.Network.Release(ctx, attachment) })
 	return attachment, nil
 }
 

@@ -1,0 +1,156 @@
+package plugin
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/status"
+
+	"github.com/coffer-project/coffer/shim/network"
+)
+
+// fakeNetwork hands out one attachment per namespace and counts them.
+type fakeNetwork struct {
+	mu          sync.Mutex
+	failWith    error
+	failRelease error
+	attached    map[string]int
+	given       map[*network.Attachment]string
+}
+
+func (f *fakeNetwork) Attach(_ context.Context, netns string) (*network.Attachment, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failWith != nil {
+		return nil, f.failWith
+	}
+	if f.given == nil {
+		f.given = map[*network.Attachment]string{}
+	}
+	attachment := fakeAttachment()
+	f.given[attachment] = netns
+	f.attached[netns]++
+	return attachment, nil
+}
+
+func (f *fakeNetwork) Release(_ context.Context, attachment *network.Attachment) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failRelease != nil {
+		return f.failRelease
+	}
+	if netns, ok := f.given[attachment]; ok {
+		f.attached[netns]--
+		delete(f.given, attachment)
+	}
+	return nil
+}
+
+func (f *fakeNetwork) Detach(context.Context, string) error { return nil }
+
+func (f *fakeNetwork) fail(attach, release error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failWith, f.failRelease = attach, release
+}
+
+func (f *fakeNetwork) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sum := 0
+	for _, n := range f.attached {
+		sum += n
+	}
+	return sum
+}
+
+// eventLog is a publisher that remembers.
+type eventLog struct {
+	mu      sync.Mutex
+	topics  []string
+	events  []any
+	changed chan struct{}
+}
+
+func newEventLog() *eventLog { return &eventLog{changed: make(chan struct{})} }
+
+func (l *eventLog) Publish(_ context.Context, topic string, event events.Event) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.topics = append(l.topics, topic)
+	l.events = append(l.events, event)
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return nil
+}
+
+func (l *eventLog) Close() error { return nil }
+
+// of are the topics of one container's events so far, in order.
+func (l *eventLog) of(container string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var topics []string
+	for i, event := range l.events {
+		if named, ok := event.(interface{ GetContainerID() string }); ok && named.GetContainerID() == container {
+			topics = append(topics, l.topics[i])
+		}
+	}
+	return topics
+}
+
+// awaitExit waits for the exit event of a process.
+func (l *eventLog) awaitExit(t *testing.T, id string) *eventsapi.TaskExit {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		l.mu.Lock()
+		changed := l.changed
+		for _, event := range l.events {
+			if exit, ok := event.(*eventsapi.TaskExit); ok && exit.GetID() == id {
+				l.mu.Unlock()
+				return exit
+			}
+		}
+		l.mu.Unlock()
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("no exit event of %s", id)
+		}
+	}
+}
+
+// awaitTopics waits until a container's events are the wanted ones.
+func (l *eventLog) awaitTopics(t *testing.T, container string, want ...string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		l.mu.Lock()
+		changed := l.changed
+		l.mu.Unlock()
+		have := l.of(container)
+		if slices.Equal(have, want) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("events of %s are %q, want %q", container, have, want)
+		}
+	}
+}
+
+func mkfifo(t testing.TB, path string) {
+	t.Helper()
+	must(t, unix.Mkfifo(path, 0o600))
+}
+
+func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.GetStatus()) }
