@@ -84,6 +84,20 @@ func DecodeDisk(r io.Reader) ([]byte, error) {
 	return unpack(packed)
 }
 
+// Unwrap returns the text from whichever form it is in: the text itself, an annotation's value or a disk image.
+func Unwrap(form []byte) ([]byte, error) {
+	if bytes.HasPrefix(form, []byte(diskMagic)) && len(form)%sectorSize == 0 {
+		return DecodeDisk(bytes.NewReader(form))
+	}
+	if raw, err := DecodeAnnotation(string(bytes.TrimSpace(form))); err == nil {
+		return raw, nil
+	}
+	if _, err := Parse(form); err != nil {
+		return nil, err
+	}
+	return form, nil
+}
+
 func pack(raw []byte) ([]byte, error) {
 	if _, err := Parse(raw); err != nil {
 		return nil, err

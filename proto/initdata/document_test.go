@@ -154,6 +154,25 @@ func TestDisk(t *testing.T) {
 	}
 }
 
+func TestUnwrap(t *testing.T) {
+	value, err := EncodeAnnotation([]byte(sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := EncodeDisk([]byte(sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, form := range map[string]string{"text": sample, "annotation": value + "\n", "disk": string(disk)} {
+		if raw, err := Unwrap([]byte(form)); err != nil || string(raw) != sample {
+			t.Errorf("%s: got %q, %v", name, raw, err)
+		}
+	}
+	if _, err := Unwrap([]byte("?")); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("noise: %v", err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(sample))
 	f.Fuzz(func(t *testing.T, raw []byte) {

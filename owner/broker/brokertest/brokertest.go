@@ -62,6 +62,7 @@ type Broker struct {
 	audits *records
 
 	mu       sync.Mutex
+	arrived  *sync.Cond // of mu, on each request
 	failure  Failure
 	released chan struct{} // closed when Slow requests may end
 	requests map[string]int
@@ -71,6 +72,7 @@ type Broker struct {
 func Start(tb testing.TB, o Options) *Broker {
 	tb.Helper()
 	b := &Broker{audits: &records{}, requests: map[string]int{}, released: make(chan struct{})}
+	b.arrived = sync.NewCond(&b.mu)
 	b.assemble(tb, &o)
 	listener := o.Listener
 	if listener == nil {
@@ -178,6 +180,15 @@ func (b *Broker) Requests(endpoint string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.requests[endpoint]
+}
+
+// Await waits until an endpoint was asked n times in all.
+func (b *Broker) Await(endpoint string, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.requests[endpoint] < n {
+		b.arrived.Wait()
+	}
 }
 
 // records is an audit log in memory.

@@ -72,6 +72,7 @@ func (b *Broker) serve(w http.ResponseWriter, r *http.Request) {
 	endpoint := endpointOf(r)
 	b.mu.Lock()
 	b.requests[endpoint]++
+	b.arrived.Broadcast()
 	failure, released := b.failure, b.released
 	if failure == ServerErrorOnce || failure == HangUpOnce {
 		b.failure = FailNothing
