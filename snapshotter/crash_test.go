@@ -175,6 +175,7 @@ func runChild(t *testing.T, root string, step int) (killed bool) {
 
 // TestKill kills the snapshotter at every step of the scenario in turn, opens what it left, and checks it.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for step := 1; step < maxSteps; step++ {
 		root := filepath.Join(dir, strconv.Itoa(step))
@@ -280,6 +281,7 @@ func checkWhole(t *testing.T, s *Snapshotter, root string) map[string]snapshots.
 
 // TestKillDuringRebuild loses the database with overlay snapshots there and kills each attempt to rebuild it.
 func TestKillDuringRebuild(t *testing.T) {
+	t.Parallel()
 	opts, err := crashOptions()
 	if err != nil {
 		t.Fatal(err)

@@ -275,6 +275,7 @@ func TestMountIsMountable(t *testing.T) {
 }
 
 func TestStart(t *testing.T) {
+	t.Parallel()
 	t.Run("empty root that is not empty", func(t *testing.T) {
 		root := t.TempDir()
 		if err := os.MkdirAll(filepath.Join(root, "empty", "etc"), 0o755); err != nil {

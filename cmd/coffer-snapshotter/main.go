@@ -21,8 +21,16 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if err := app().RunContext(ctx, os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, "coffer-snapshotter:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func app() *cli.App {
 	path := &cli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "configuration `FILE`; without it " + config.DefaultPath + ", if there"}
-	app := &cli.App{
+	return &cli.App{
 		Name:            "coffer-snapshotter",
 		Usage:           "hand image references to guests instead of unpacking images on the host",
 		Flags:           []cli.Flag{path},
@@ -42,11 +50,6 @@ func main() {
 				},
 			},
 		}},
-	}
-	if err := app.RunContext(ctx, os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "coffer-snapshotter:", err)
-		stop()
-		os.Exit(1)
 	}
 }
 
