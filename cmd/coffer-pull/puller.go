@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/urfave/cli/v2"
+
+	"github.com/coffer-project/coffer/guestpull/attest"
+	"github.com/coffer-project/coffer/guestpull/decrypt"
+	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/guestpull/kbs"
+	"github.com/coffer-project/coffer/guestpull/registry"
+	"github.com/coffer-project/coffer/guestpull/store"
+	"github.com/coffer-project/coffer/guestpull/unpack"
+	"github.com/coffer-project/coffer/guestpull/verify"
+	"github.com/coffer-project/coffer/proto/initdata"
+	proto "github.com/coffer-project/coffer/proto/kbs"
+)
+
+func pullerFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "root", Usage: "keep layers in this folder, which must be used for nothing else", Value: store.DefaultDir},
+		&cli.StringFlag{Name: "initdata", Usage: "take registries and key broker from this initdata `FILE`", TakesFile: true},
+		&cli.StringSliceFlag{Name: "plain-http", Usage: "talk http to this registry `HOST[:PORT]`; may be repeated"},
+		&cli.StringFlag{Name: "ca", Usage: "trust the authorities in this PEM `FILE` for registries beside the system's", TakesFile: true},
+		&cli.StringFlag{Name: "kbs-url", Usage: "get keys from the key broker at this `URL`, with sample evidence"},
+		&cli.StringFlag{Name: "kbs-ca", Usage: "trust only the authorities in this PEM `FILE` for the broker", TakesFile: true},
+		&cli.StringFlag{Name: "key-file", Usage: "use the 32 bytes in this `FILE` for all encrypted layers, instead of a broker", TakesFile: true},
+		&cli.DurationFlag{Name: "idle-timeout", Usage: "give a registry up that is silent for so long", Value: 30 * time.Second},
+		&cli.IntFlag{Name: "parallel", Usage: "layers to work on at a time (default: one per processor)"},
+	}
+}
+
+// newPuller plugs the stages together.
+func newPuller(c *cli.Context) (*image.Puller, error) {
+	measured, raw, err := readInitdata(c.String("initdata"))
+	if err != nil {
+		return nil, err
+	}
+	config := registry.FromMeasured(&measured.Image)
+	config.IdleTimeout = c.Duration("idle-timeout")
+	for _, host := range c.StringSlice("plain-http") {
+		config.Registries = append(config.Registries, registry.Registry{Prefix: host, PlainHTTP: true})
+	}
+	ca, err := readOptional(c.String("ca"))
+	if err != nil {
+		return nil, err
+	}
+	config.ExtraRoots = append(append(config.ExtraRoots, '\n'), ca...)
+	if len(config.ExtraRoots) == 1 {
+		config.ExtraRoots = nil
+	}
+	client, err := registry.New(config)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := keySource(c, measured, raw)
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.Open(c.String("root"))
+	if err != nil {
+		return nil, err
+	}
+	unpackOpts := []unpack.Option{unpack.WithSpace(s.Free)}
+	if s.NoDevices() {
+		unpackOpts = append(unpackOpts, unpack.WithDevices())
+	}
+	var opts []image.Option
+	if n := c.Int("parallel"); n > 0 {
+		opts = append(opts, image.WithParallel(n))
+	}
+	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys),
+		unpack.New(unpack.DefaultLimits(), unpackOpts...), s, opts...), nil
+}
+
+// readInitdata reads a document; no name is an empty one.
+func readInitdata(file string) (*initdata.CDHConfig, []byte, error) {
+	if file == "" {
+		return &initdata.CDHConfig{}, nil, nil
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read initdata: %w", err)
+	}
+	doc, err := initdata.Parse(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	config, err := initdata.ParseCDH(doc.Data[initdata.KeyCDH])
+	return config, raw, err
+}
+
+// keySource is where keys come from; nil without a broker and a key file.
+func keySource(c *cli.Context, measured *initdata.CDHConfig, raw []byte) (decrypt.KeySource, error) {
+	url, ca := c.String("kbs-url"), []byte(nil)
+	if file := c.String("key-file"); file != "" {
+		if url != "" {
+			return nil, errors.New("--kbs-url and --key-file exclude each other")
+		}
+		return readFileKey(file)
+	}
+	if url == "" {
+		url, ca = measured.KBC.URL, []byte(measured.KBC.Cert)
+	}
+	if url == "" {
+		return nil, nil
+	}
+	if file := c.String("kbs-ca"); file != "" {
+		var err error
+		if ca, err = readOptional(file); err != nil {
+			return nil, err
+		}
+	}
+	return kbs.New(kbs.Options{URL: url, CACertPEM: ca, Attester: attest.NewSample(), InitData: raw})
+}
+
+// fileKey is one key for everything, for trying images by hand.
+type fileKey []byte
+
+func readFileKey(file string) (fileKey, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	return raw, nil
+}
+
+func (k fileKey) Resource(_ context.Context, uri string) ([]byte, error) {
+	if _, err := proto.ParseResourceURI(uri); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return k, nil
+}
+
+func readOptional(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read CA file: %w", err)
+	}
+	return raw, nil
+}
