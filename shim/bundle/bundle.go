@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -58,17 +59,15 @@ func Load(ctx context.Context, path string) (*Bundle, error) {
 
 func parse(ctx context.Context, raw []byte) (*Bundle, error) {
 	var spec specs.Spec
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	// A newer containerd may know fields that this program does not. They are dropped like all that is not on the
+	// allow-list, and the warning names the first of them.
 	strict := json.NewDecoder(bytes.NewReader(raw))
 	strict.DisallowUnknownFields()
-	if err := strict.Decode(&spec); err != nil {
-		// A newer containerd may know fields that this program does not. They are dropped like all that is not on the
-		// allow-list, and the warning names the first of them.
-		unknown := err
-		spec = specs.Spec{}
-		if err := json.Unmarshal(raw, &spec); err != nil {
-			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-		}
-		log.G(ctx).WithError(unknown).Warn("container specification has fields unknown to this shim, dropped")
+	if err := strict.Decode(new(specs.Spec)); err != nil {
+		log.G(ctx).WithError(err).Warn("container specification has fields unknown to this shim, dropped")
 	}
 	missing := ""
 	switch {
@@ -130,6 +129,7 @@ func (d *dropped) note(field string, set bool) {
 // warn logs what was collected, once.
 func (d dropped) warn(ctx context.Context) {
 	if len(d) > 0 {
+		slices.Sort(d) // the order of maps means nothing
 		log.G(ctx).WithField("fields", strings.Join(d, " ")).Warn("parts of the container specification have no place in a guest, dropped")
 	}
 }

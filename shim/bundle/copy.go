@@ -14,17 +14,18 @@ import (
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
-// Limits of what is copied into a guest, where it takes memory. Larger volumes need another way.
-const (
-	// maxFile and maxTree bound one file and all files of one mount, in bytes.
-	maxFile = 32 << 20
-	maxTree = 64 << 20
-	// maxEntries and maxDepth bound the files and folders of one mount.
-	maxEntries = 4096
-	maxDepth   = 32
-	// chunk is the data of one request; ttrpc carries 4 MiB.
-	chunk = 1 << 20
-)
+// limits bound what is copied into a guest, where it takes memory. Larger volumes need another way.
+type limits struct {
+	// file and tree bound one file and all files of one mount, in bytes.
+	file, tree int64
+	// entries and depth bound the files and folders of one mount.
+	entries, depth int
+}
+
+var copyLimits = limits{file: 32 << 20, tree: 64 << 20, entries: 4096, depth: 32}
+
+// chunk is the data of one request in bytes; ttrpc carries 4 MiB.
+const chunk = 1 << 20
 
 // dirMode is for parents that the guest makes on its own.
 const dirMode = unix.S_IFDIR | 0o755
@@ -87,8 +88,8 @@ func (j CopyJob) send(ctx context.Context, guest Copier) error {
 	if err != nil {
 		return err
 	}
-	if info.Size() > maxFile {
-		return tooLarge(j.HostPath, fmt.Sprintf("file of %d bytes", info.Size()), fmt.Sprintf("%d bytes a file", maxFile))
+	if err := copyLimits.checkFile(j.HostPath, info.Size()); err != nil {
+		return err
 	}
 	return j.chunks(ctx, guest, file, info.Size())
 }
@@ -143,6 +144,13 @@ func openRegular(path string) (*os.File, error) {
 		return nil, err
 	}
 	return file, nil
+}
+
+func (l limits) checkFile(path string, size int64) error {
+	if size > l.file {
+		return tooLarge(path, fmt.Sprintf("file of %d bytes", size), fmt.Sprintf("%d bytes a file", l.file))
+	}
+	return nil
 }
 
 func tooLarge(path, what, limit string) error {

@@ -67,12 +67,20 @@ type mountPlan struct {
 	storages []*agentpb.Storage
 }
 
-// planner turns mounts into a plan. plan copies the host's files; it is a field so that tests need none.
+// planFunc plans the copy of the host's source to guest; groupFunc tells the group that owns a folder of the host, 0
+// where it cannot.
+type (
+	planFunc  func(source, guest string) ([]CopyJob, error)
+	groupFunc func(source string) uint32
+)
+
+// planner turns mounts into a plan. What looks at the host is a field, so that tests need no host.
 type planner struct {
 	containerID  string
 	sandboxFiles map[string]string
 	sharedShm    bool
-	plan         func(source, guest string) ([]CopyJob, error)
+	plan         planFunc
+	group        groupFunc
 	dropped      *dropped
 }
 
@@ -123,7 +131,7 @@ func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
 	source := ""
 	if i := strings.Index(m.Source, emptyDirSegment); i >= 0 {
 		var err error
-		if source, err = p.emptyDir(out, m.Source[i+len(emptyDirSegment):]); err != nil {
+		if source, err = p.emptyDir(out, m.Source, m.Source[i+len(emptyDirSegment):]); err != nil {
 			return err
 		}
 	} else {
@@ -159,7 +167,7 @@ func (p *planner) shm(m specs.Mount) *ocipb.Mount {
 
 // emptyDir gives the pod's containers one folder in the guest's memory. A copy would start out equal, but each
 // container would have its own. rest is the path below the kubelet's emptyDir folder: the volume, then a subPath.
-func (p *planner) emptyDir(out *mountPlan, rest string) (string, error) {
+func (p *planner) emptyDir(out *mountPlan, source, rest string) (string, error) {
 	name, sub, _ := strings.Cut(rest, "/")
 	if name == "" || name == "." || name == ".." {
 		return "", fmt.Errorf("emptyDir has no name: %w", errdefs.ErrInvalidArgument)
@@ -173,9 +181,14 @@ func (p *planner) emptyDir(out *mountPlan, rest string) (string, error) {
 			return mountPoint, nil
 		}
 	}
-	out.storages = append(out.storages, &agentpb.Storage{
+	storage := &agentpb.Storage{
 		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", Options: []string{"mode=0777"}, MountPoint: mountPoint,
-	})
+	}
+	// The kubelet gives the folder to the pod's fsGroup.
+	if group := p.group(source); group != 0 {
+		storage.FsGroup = &agentpb.FSGroup{GroupId: group}
+	}
+	out.storages = append(out.storages, storage)
 	return mountPoint, nil
 }
 

@@ -18,7 +18,9 @@ import (
 
 // planCopy lists the jobs that make a copy of the host's file or folder source at guest. Nothing is read but the
 // folders. Sockets, devices and pipes are refused: a copy of them would not do what they do.
-func planCopy(source, guest string) ([]CopyJob, error) {
+func planCopy(source, guest string) ([]CopyJob, error) { return copyLimits.plan(source, guest) }
+
+func (l limits) plan(source, guest string) ([]CopyJob, error) {
 	// A volume's source may be a link (the kubelet resolves subPath so); links inside a volume are copied as links.
 	resolved, err := filepath.EvalSymlinks(source)
 	if err != nil {
@@ -32,9 +34,9 @@ func planCopy(source, guest string) ([]CopyJob, error) {
 		return nil, fmt.Errorf("look at mount source: %w", err)
 	}
 	if info.IsDir() {
-		return planTree(resolved, guest)
+		return l.planTree(resolved, guest)
 	}
-	job, err := planEntry(resolved, guest, info)
+	job, err := l.planEntry(resolved, guest, info)
 	if err != nil {
 		return nil, err
 	}
@@ -42,34 +44,34 @@ func planCopy(source, guest string) ([]CopyJob, error) {
 }
 
 // planTree walks a folder, parents before children.
-func planTree(root, guest string) ([]CopyJob, error) {
+func (l limits) planTree(root, guest string) ([]CopyJob, error) {
 	var jobs []CopyJob
 	var total int64
 	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if len(jobs) == maxEntries {
-			return tooLarge(root, "more entries", fmt.Sprintf("%d entries", maxEntries))
+		if len(jobs) == l.entries {
+			return tooLarge(root, "more entries", fmt.Sprintf("%d entries", l.entries))
 		}
 		rel, err := filepath.Rel(root, name)
 		if err != nil {
 			return err
 		}
-		if strings.Count(rel, "/") >= maxDepth {
-			return tooLarge(root, "deeper folders", fmt.Sprintf("%d levels", maxDepth))
+		if strings.Count(rel, "/") >= l.depth {
+			return tooLarge(root, "deeper folders", fmt.Sprintf("%d levels", l.depth))
 		}
 		info, err := entry.Info()
 		if err != nil {
 			return err
 		}
-		job, err := planEntry(name, path.Join(guest, rel), info)
+		job, err := l.planEntry(name, path.Join(guest, rel), info)
 		if err != nil {
 			return err
 		}
 		if info.Mode().IsRegular() {
-			if total += info.Size(); total > maxTree {
-				return tooLarge(root, "more data", fmt.Sprintf("%d bytes", maxTree))
+			if total += info.Size(); total > l.tree {
+				return tooLarge(root, "more data", fmt.Sprintf("%d bytes", l.tree))
 			}
 		}
 		jobs = append(jobs, job)
@@ -81,7 +83,7 @@ func planTree(root, guest string) ([]CopyJob, error) {
 	return jobs, nil
 }
 
-func planEntry(name, guest string, info fs.FileInfo) (CopyJob, error) {
+func (l limits) planEntry(name, guest string, info fs.FileInfo) (CopyJob, error) {
 	job := CopyJob{GuestPath: guest}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -91,8 +93,8 @@ func planEntry(name, guest string, info fs.FileInfo) (CopyJob, error) {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 	case unix.S_IFREG:
-		if info.Size() > maxFile {
-			return job, tooLarge(name, fmt.Sprintf("file of %d bytes", info.Size()), fmt.Sprintf("%d bytes a file", maxFile))
+		if err := l.checkFile(name, info.Size()); err != nil {
+			return job, err
 		}
 		job.HostPath = name
 	case unix.S_IFLNK:
@@ -119,6 +121,19 @@ func kind(mode fs.FileMode) string {
 	default:
 		return "special file"
 	}
+}
+
+// groupOf is the groupFunc of a real host.
+func groupOf(source string) uint32 {
+	info, err := os.Stat(source)
+	if err != nil {
+		return 0
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return st.Gid
 }
 
 func readerOf(data []byte) io.Reader { return bytes.NewReader(data) }

@@ -45,11 +45,11 @@ type Options struct {
 // What the guest gets no part of is logged once. Errors are errdefs.ErrInvalidArgument for a broken specification,
 // ErrNotImplemented for what guests do not offer, and ErrFailedPrecondition for a host or volume that must change first.
 func (b *Bundle) CreateRequest(ctx context.Context, opts Options) (*agentpb.CreateContainerRequest, []CopyJob, error) {
-	return b.createRequest(ctx, opts, planCopy)
+	return b.createRequest(ctx, opts, planCopy, groupOf)
 }
 
 func (b *Bundle) createRequest(
-	ctx context.Context, opts Options, plan func(source, guest string) ([]CopyJob, error),
+	ctx context.Context, opts Options, plan planFunc, group groupFunc,
 ) (*agentpb.CreateContainerRequest, []CopyJob, error) {
 	id := opts.ContainerID
 	if !idPattern.MatchString(id) {
@@ -63,7 +63,7 @@ func (b *Bundle) createRequest(
 		return nil, nil, fmt.Errorf("image of container %s: %w", id, err)
 	}
 	mounts, err := (&planner{
-		containerID: id, sandboxFiles: opts.SandboxFiles, sharedShm: opts.SharedShm, plan: plan, dropped: &d,
+		containerID: id, sandboxFiles: opts.SandboxFiles, sharedShm: opts.SharedShm, plan: plan, group: group, dropped: &d,
 	}).run(b.spec.Mounts)
 	if err != nil {
 		return nil, nil, err
