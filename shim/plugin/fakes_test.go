@@ -154,3 +154,16 @@ func mkfifo(t testing.TB, path string) {
 }
 
 func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.GetStatus()) }
+
+// exits are the exit events so far, in order.
+func (l *eventLog) exits() []*eventsapi.TaskExit {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var exits []*eventsapi.TaskExit
+	for _, event := range l.events {
+		if exit, ok := event.(*eventsapi.TaskExit); ok {
+			exits = append(exits, exit)
+		}
+	}
+	return exits
+}

@@ -20,11 +20,11 @@ import (
 // Create makes a container: its image is pulled in the guest, its first process waits for Start. A failed or abandoned
 // call leaves nothing behind. It fails with errdefs.ErrAlreadyExists when the id is taken.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, retErr error) {
-	free, err := s.reserve(r.GetID())
+	ctx, end, err := s.begin(ctx, r.GetID())
 	if err != nil {
 		return nil, err
 	}
-	defer free()
+	defer end()
 	ctx = log.WithLogger(ctx, log.G(ctx).WithField("container", r.GetID()))
 	if r.GetCheckpoint() != "" {
 		return nil, fmt.Errorf("create container %s from a checkpoint: %w", r.GetID(), errdefs.ErrNotImplemented)
@@ -44,6 +44,9 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		}
 	}()
 	if err := s.createIn(ctx, r, b, c); err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, errAbandoned) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
 		log.G(ctx).WithError(err).Error("container not created")
 		return nil, fmt.Errorf("create container %s: %w", r.GetID(), err)
 	}

@@ -13,7 +13,13 @@ import (
 
 // Delete forgets a process that does not run, and with a container's first process the container, in the guest too. It
 // fails with errdefs.ErrFailedPrecondition for a running process and with errdefs.ErrNotFound for a deleted one.
+// A creation under way is given up.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	if r.GetExecID() == "" {
+		if err := s.abandon(ctx, r.GetID()); err != nil {
+			return nil, err
+		}
+	}
 	p, err := s.process(r.GetID(), r.GetExecID())
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,8 +41,8 @@ type Service struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
-	reserved   map[string]struct{} // ids of creations under way
-	ownsPod    bool                // a task made the pod, and the last task ends it
+	creations  map[string]*creation // under way, by id
+	ownsPod    bool                 // a task made the pod, and the last task ends it
 }
 
 var (
@@ -66,7 +67,7 @@ func NewService(life context.Context, options Options) *Service {
 	s := &Service{
 		life: life, pod: options.Pod, outbox: newOutbox(life, options.Publisher),
 		configPath: options.ConfigPath, placed: options.Placed, shutdown: options.Shutdown,
-		containers: map[string]*container{}, reserved: map[string]struct{}{},
+		containers: map[string]*container{}, creations: map[string]*creation{},
 	}
 	options.Pod.SetMembers(s)
 	return s
@@ -106,22 +107,53 @@ func (s *Service) process(id, execID string) (*process, error) {
 	return c.process(execID)
 }
 
-// reserve takes an id for a creation; the caller calls the returned function when that has ended. It fails with
-// errdefs.ErrAlreadyExists.
-func (s *Service) reserve(id string) (func(), error) {
+// creation is a Create call under way.
+type creation struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+// errAbandoned is the cause of a creation that a Delete of the same id gave up.
+var errAbandoned = errors.New("the client has deleted the container meanwhile")
+
+// begin takes an id for a creation, which runs with the returned context; the caller calls the returned function when it has
+// ended. It fails with errdefs.ErrAlreadyExists when the id is taken.
+func (s *Service) begin(ctx context.Context, id string) (context.Context, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, exists := s.containers[id]
-	_, underWay := s.reserved[id]
+	_, underWay := s.creations[id]
 	if exists || underWay {
-		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+		return nil, nil, fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
 	}
-	s.reserved[id] = struct{}{}
-	return func() {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := &creation{cancel: cancel, done: make(chan struct{})}
+	s.creations[id] = c
+	return ctx, func() {
+		cancel(nil)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.reserved, id)
+		delete(s.creations, id)
+		close(c.done)
 	}, nil
+}
+
+// abandon gives a creation under way up and waits for its end. containerd's shim protocol does not tell a server that a
+// client has given up its call, but containerd deletes a task whose creation it has given up.
+func (s *Service) abandon(ctx context.Context, id string) error {
+	s.mu.Lock()
+	c, ok := s.creations[id]
+	s.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	c.cancel(errAbandoned)
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the abandoned creation of container %s: %w", id, ctx.Err())
+	}
 }
 
 func (s *Service) add(c *container) {

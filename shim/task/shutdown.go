@@ -14,7 +14,7 @@ import (
 // forgotten (it names the pod itself then), ends.
 func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
-	busy := len(s.containers)+len(s.reserved) > 0
+	busy := len(s.containers)+len(s.creations) > 0
 	owned := s.ownsPod
 	s.mu.Unlock()
 	if busy || !owned && s.pod.State() != sandbox.StateNew && r.GetID() != s.pod.ID() {
