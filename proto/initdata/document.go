@@ -6,7 +6,9 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -99,14 +101,31 @@ func (d *Document) Encode() ([]byte, error) {
 		}
 	}
 	var out bytes.Buffer
-	enc := toml.NewEncoder(&out)
-	if err := enc.Encode(d); err != nil {
-		return nil, fmt.Errorf("encode initdata: %w", err)
+	fmt.Fprintf(&out, "version = %q\nalgorithm = %q\n\n[data]\n", d.Version, d.Algorithm)
+	for _, key := range slices.Sorted(maps.Keys(d.Data)) {
+		if err := writeEntry(&out, key, d.Data[key]); err != nil {
+			return nil, err
+		}
 	}
 	if out.Len() > MaxSize {
 		return nil, fmt.Errorf("initdata of %d bytes is larger than the limit of %d: %w", out.Len(), MaxSize, errdefs.ErrInvalidArgument)
 	}
 	return out.Bytes(), nil
+}
+
+// writeEntry keeps the lines of a text as they are where TOML has a form for that, so that people can read the document.
+func writeEntry(out *bytes.Buffer, key, text string) error {
+	special := func(r rune) bool { return r < 0x20 && r != '\n' && r != '\t' || r == 0x7f }
+	if !strings.Contains(text, "'''") && !strings.HasSuffix(text, "'") && strings.IndexFunc(text, special) < 0 {
+		fmt.Fprintf(out, "%q = '''\n%s'''\n", key, text)
+		return nil
+	}
+	line, err := toml.Marshal(map[string]string{key: text})
+	if err != nil {
+		return fmt.Errorf("encode initdata entry %s: %w", key, err)
+	}
+	out.Write(line)
+	return nil
 }
 
 // Digest returns the digest of the text under the algorithm that the text itself names. The text is parsed strictly first.

@@ -49,6 +49,28 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestEncodeKeepsTexts(t *testing.T) {
+	texts := map[string]string{
+		"plain": "a\n\tb\n", "empty": "", "quote": "it's", "quote-end": "x'", "quotes": "a'''b", "cr": "a\r\nb", "control": "\x00\x7f", "newlines": "\n\n", "backslash": `\n\`, "accent": "é€😀",
+	}
+	raw, err := (&Document{Version: Version, Algorithm: SHA256, Data: texts}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := Parse(raw)
+	if err != nil {
+		t.Fatalf("%v in:\n%s", err, raw)
+	}
+	for key, text := range texts {
+		if doc.Data[key] != text {
+			t.Errorf("%s: %q became %q", key, text, doc.Data[key])
+		}
+	}
+	if !bytes.Contains(raw, []byte("\"plain\" = '''\na\n\tb\n'''\n")) {
+		t.Errorf("not readable:\n%s", raw)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for name, raw := range map[string]string{
 		"empty":       "",
