@@ -26,10 +26,11 @@ func imageCommand() *cli.Command {
 	}
 	return &cli.Command{
 		Name:  "image",
-		Usage: "encrypt and inspect images",
+		Usage: "encrypt, copy and inspect images",
 		Description: "An image is a full reference like registry.example:5000/app:1,\n" +
 			"or oci:FOLDER[:TAG] for a folder in OCI's image layout.",
 		Subcommands: []*cli.Command{
+			copyCommand(registry),
 			{
 				Name:      "encrypt",
 				Usage:     "encrypt the layers of an image for guests",
@@ -59,7 +60,7 @@ func imageCommand() *cli.Command {
 
 func encryptImage(c *cli.Context) error {
 	if c.NArg() != 2 {
-		return fmt.Errorf("want a source and a destination image, got %d arguments (flags come first)", c.NArg())
+		return fmt.Errorf("want a source and a destination image, got %d arguments", c.NArg())
 	}
 	opts, err := sealOptions(c)
 	if err != nil {
@@ -187,7 +188,7 @@ func openImage(c *cli.Context, name string) (image, error) {
 
 func inspectImage(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return fmt.Errorf("want one image, got %d arguments (flags come first)", c.NArg())
+		return fmt.Errorf("want one image, got %d arguments", c.NArg())
 	}
 	src, err := openImage(c, c.Args().First())
 	if err != nil {

@@ -25,7 +25,7 @@ func main() {
 			kbsCommand(),
 		},
 	}
-	if err := app.RunContext(ctx, os.Args); err != nil {
+	if err := app.RunContext(ctx, flagsFirst(app, os.Args)); err != nil {
 		fmt.Fprintln(os.Stderr, "cofferctl:", err)
 		os.Exit(1)
 	}

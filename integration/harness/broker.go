@@ -32,7 +32,7 @@ func (n *Node) startBroker(ctx context.Context) (*Broker, error) {
 	}
 	b := &Broker{URL: "https://" + NodeIP + ":8443", AdminKey: n.path("admin.key"), audit: n.path("audit.jsonl")}
 	public := n.path("admin.pub")
-	if err := run(ctx, n.Tools.Broker, "keygen", "admin", "--private", b.AdminKey, "--public", public); err != nil {
+	if err := run(ctx, n.Tools.Broker, "keygen", "--dir", n.Dir); err != nil {
 		return nil, err
 	}
 	config := fmt.Sprintf(`[server]
