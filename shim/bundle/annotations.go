@@ -5,8 +5,11 @@ import (
 )
 
 // annotationPrefixes are what a guest may learn of a container's annotations: what Kubernetes' runtimes say about
-// the container, what Kata's policies look at, and which devices belong to it.
-var annotationPrefixes = []string{"io.kubernetes.cri.", "io.kubernetes.cri-o.", "io.katacontainers.", "cdi.k8s.io/"}
+// the container, what Kata's policies look at, which devices belong to it, and where it leaves its last words.
+var annotationPrefixes = []string{
+	"io.kubernetes.cri.", "io.kubernetes.cri-o.", "io.katacontainers.", "cdi.k8s.io/",
+	"io.kubernetes.container.terminationMessagePath",
+}
 
 // metadataPrefixes are what a snapshotter may say about an image.
 var metadataPrefixes = []string{"containerd.io/snapshot/", "io.coffer/"}
