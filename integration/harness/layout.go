@@ -158,7 +158,7 @@ func Busybox(path string) (registrytest.Layer, error) {
 		{Name: "etc/group", Body: "root:x:0:\nnogroup:x:65534:\n"},
 	}
 	for _, applet := range applets {
-		entries = append(entries, registrytest.Entry{Name: "bin/" + applet, Type: tar.TypeLink, Link: "bin/busybox"})
+		entries = append(entries, registrytest.Entry{Name: "bin/" + applet, Type: tar.TypeLink, Link: "bin/busybox", Mode: 0o755})
 	}
 	return registrytest.NewLayer(registrytest.Gzip, entries...), nil
 }
