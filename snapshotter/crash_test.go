@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
+	"go.etcd.io/bbolt"
 )
 
 const (
@@ -122,7 +123,18 @@ func scenario() []operation {
 
 func crashOptions() ([]Opt, error) {
 	rules, err := NewRules([]string{"*/pause:*"}, ModeReference)
-	return []Opt{WithRules(rules)}, err
+	return []Opt{WithRules(rules), func(o *options) {
+		o.meta = func(_ context.Context, path string) (MetaStore, error) { return unsynced(path) }
+	}}, err
+}
+
+// unsynced opens the database without waiting for the disk at each commit: the kernel keeps what a killed process wrote,
+// and there are thousands of commits here.
+func unsynced(path string) (MetaStore, error) {
+	return storage.NewMetaStore(path, func(o *bbolt.Options) error {
+		o.NoSync, o.NoGrowSync = true, true
+		return nil
+	})
 }
 
 // crashChild runs the scenario on root from wherever an earlier run ended, and is killed at the given step. Before and
@@ -134,8 +146,8 @@ func crashChild(root string, step int) error {
 		return err
 	}
 	s, err := New(ctx, root, append(opts, func(o *options) {
-		o.meta = func(path string) (MetaStore, error) {
-			ms, err := openMetaStore(path)
+		o.meta = func(_ context.Context, path string) (MetaStore, error) {
+			ms, err := unsynced(path)
 			return killingStore{MetaStore: ms, left: &step}, err
 		}
 	})...)

@@ -47,7 +47,7 @@ type options struct {
 	rules    Rules
 	platform string
 	overlay  []overlay.Opt
-	meta     func(path string) (MetaStore, error)
+	meta     func(ctx context.Context, path string) (MetaStore, error)
 }
 
 // Opt changes a Snapshotter from its defaults.
@@ -84,7 +84,7 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 		return nil, err
 	}
 	var err error
-	if s.meta, err = o.meta(filepath.Join(root, "metadata.db")); err != nil {
+	if s.meta, err = o.meta(ctx, filepath.Join(root, "metadata.db")); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -108,7 +108,7 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 }
 
 // openMetaStore opens the database now, so that a lock or a damage shows at start and not at the first pull.
-func openMetaStore(path string) (MetaStore, error) {
+func openMetaStore(ctx context.Context, path string) (MetaStore, error) {
 	ms, err := storage.NewMetaStore(path, func(o *bbolt.Options) error {
 		o.Timeout = lockTimeout
 		return nil
@@ -116,7 +116,7 @@ func openMetaStore(path string) (MetaStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, tx, err := ms.TransactionContext(context.Background(), false)
+	_, tx, err := ms.TransactionContext(ctx, false)
 	if err == nil {
 		err = tx.Rollback()
 	}
@@ -145,7 +145,7 @@ func makeEmpty(path string) error {
 }
 
 // Stat returns what is known of a snapshot. A layer of ours that the database lost is made again first.
-func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
+func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	if err := s.recover(ctx, key); err != nil {
 		return snapshots.Info{}, err
 	}
