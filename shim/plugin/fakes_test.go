@@ -167,3 +167,11 @@ func (l *eventLog) exits() []*eventsapi.TaskExit {
 	}
 	return exits
 }
+
+// setIdle changes the time that an unneeded shim lives.
+func (g *guard) setIdle(idle time.Duration) {
+	g.mu.Lock()
+	g.idle = idle
+	g.mu.Unlock()
+	g.touch()
+}

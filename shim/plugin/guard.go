@@ -27,7 +27,7 @@ type guard struct {
 	end  func()
 	idle time.Duration
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards idle and what follows
 	timer   *time.Timer
 	stopped bool
 }
