@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/coffer-project/coffer/guestpull/container"
+	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/container/reap"
+	"github.com/coffer-project/coffer/guestpull/container/runc"
+	"github.com/coffer-project/coffer/guestpull/files"
+	"github.com/coffer-project/coffer/guestpull/network"
+	"github.com/coffer-project/coffer/guestpull/policy"
+	"github.com/coffer-project/coffer/guestpull/sandbox"
+	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
+	"github.com/coffer-project/coffer/guestpull/server"
+)
+
+// version is set when a release is built.
+var version = "0.1.0"
+
+// settings are what differs between the guest and a development machine.
+type settings struct {
+	base, state, runc, resolvConf string
+
+	init           bool
+	proxy, noProxy string
+	initdata       []byte // nil: there is no measured document
+	cgroups        cgroup.Root
+	phases         func() []server.Phase
+}
+
+// hostSettings are those of a development machine. Everything is below base, so that the machine's own files stay as they are.
+func hostSettings(base, runcPath, measured string) (settings, error) {
+	s := settings{
+		base:       base,
+		state:      filepath.Join(base, ".state"),
+		runc:       runcPath,
+		resolvConf: filepath.Join(base, "resolv.conf"),
+		cgroups:    cgroup.Default,
+		phases:     func() []server.Phase { return nil },
+	}
+	if measured == "" {
+		return s, nil
+	}
+	data, err := os.ReadFile(measured)
+	if err != nil {
+		return s, fmt.Errorf("read measured document: %w", err)
+	}
+	s.initdata = data
+	return s, nil
+}
+
+// assemble plugs the parts together.
+func assemble(ctx context.Context, s settings) (*server.Server, error) {
+	images, err := newImages(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	exits := reap.New()
+	driver, err := runc.New(s.runc, s.state, exits)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own program: %w", err)
+	}
+	hold := func(newPID bool) container.Holder {
+		return func() (container.Process, error) {
+			pid, exit, err := exits.Start(holder.Command(self, newPID))
+			return container.Process{PID: pid, Exit: exit}, err
+		}
+	}
+	pod, err := sandbox.New(sandbox.Options{
+		Base: s.base, ResolvConf: s.resolvConf, Sysctls: "/proc/sys", Cgroups: s.cgroups, Holder: hold(true),
+	})
+	if err != nil {
+		return nil, err
+	}
+	containers, err := container.New(container.Options{
+		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Base: s.base, Cgroups: s.cgroups,
+		CgroupParent: "/coffer",
+	})
+	if err != nil {
+		return nil, err
+	}
+	return server.New(server.Options{
+		Containers: containers, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
+		Policy: policy.NewBuiltin(), BootPhases: s.phases, AgentVersion: version, Init: s.init,
+	})
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/net/http/httpproxy"
+
+	"github.com/coffer-project/coffer/guestpull/attest"
+	"github.com/coffer-project/coffer/guestpull/decrypt"
+	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/guestpull/kbs"
+	"github.com/coffer-project/coffer/guestpull/registry"
+	"github.com/coffer-project/coffer/guestpull/store"
+	"github.com/coffer-project/coffer/guestpull/unpack"
+	"github.com/coffer-project/coffer/guestpull/verify"
+	"github.com/coffer-project/coffer/proto/initdata"
+)
+
+// newImages makes the puller as the measured document says. Without a document there is no key broker: then encrypted layers are
+// refused, and plain ones come from where their names say.
+func newImages(ctx context.Context, s settings) (*image.Puller, error) {
+	measured, err := readMeasured(s.initdata)
+	if err != nil {
+		return nil, err
+	}
+	config := registry.FromMeasured(&measured.Image)
+	if s.proxy != "" {
+		choose := (&httpproxy.Config{HTTPSProxy: s.proxy, HTTPProxy: s.proxy, NoProxy: s.noProxy}).ProxyFunc()
+		config.Proxy = func(r *http.Request) (*url.URL, error) { return choose(r.URL) }
+	}
+	client, err := registry.New(config)
+	if err != nil {
+		return nil, err
+	}
+	dir := measured.Image.WorkDir
+	if !s.init {
+		dir = filepath.Join(s.base, "image") // a development machine keeps its own files as they are
+	}
+	layers, err := store.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := newKeys(ctx, measured, s.initdata)
+	if err != nil {
+		return nil, err
+	}
+	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits()), layers,
+		image.WithParallel(measured.Image.ParallelLayers)), nil
+}
+
+// newKeys returns the key broker's client, or nil when the document names none.
+func newKeys(ctx context.Context, measured *initdata.CDHConfig, raw []byte) (decrypt.KeySource, error) {
+	if measured.KBC.URL == "" {
+		log.G(ctx).Info("no key broker is configured: encrypted images will be refused")
+		return nil, nil
+	}
+	// No TEE has an attester yet. A broker tells a sample guest from a real one and releases only what it would give anybody.
+	attester := attest.NewSample()
+	log.G(ctx).WithField("tee", attester.TEE()).Warn("this guest cannot prove what it is: sample evidence is for development")
+	client, err := kbs.New(kbs.Options{URL: measured.KBC.URL, CACertPEM: []byte(measured.KBC.Cert), Attester: attester, InitData: raw})
+	if err != nil {
+		return nil, fmt.Errorf("set up key broker: %w", err)
+	}
+	return client, nil
+}
+
+// readMeasured reads what the document says about images and keys; a nil document says nothing.
+func readMeasured(raw []byte) (*initdata.CDHConfig, error) {
+	if raw == nil {
+		return initdata.ParseCDH("")
+	}
+	document, err := initdata.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	if _, has := document.Data[initdata.KeyPolicy]; has {
+		return nil, fmt.Errorf("initdata brings a %s, which this guest cannot enforce yet: remove it: %w", initdata.KeyPolicy, errdefs.ErrNotImplemented)
+	}
+	measured, err := initdata.ParseCDH(document.Data[initdata.KeyCDH])
+	if err != nil {
+		return nil, err
+	}
+	if text, has := document.Data[initdata.KeyAA]; has {
+		aa, err := initdata.ParseAA(text)
+		if err != nil {
+			return nil, err
+		}
+		if broker := aa.TokenConfigs.KBS; broker != nil && measured.KBC.URL == "" {
+			measured.KBC.URL, measured.KBC.Cert = broker.URL, broker.Cert
+		}
+	}
+	return measured, nil
+}
