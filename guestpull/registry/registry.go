@@ -229,7 +229,7 @@ func explain(err error, ep endpoint) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &status):
-		return status
+		return fmt.Errorf("%w: %w", status, status.class)
 	case errors.Is(err, docker.ErrInvalidAuthorization),
 		errors.As(err, &unexpected) && unexpected.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("registry %s wants credentials for %s (401 Unauthorized): %w", ep.host, ep.ref.Locator, errdefs.ErrUnauthenticated)

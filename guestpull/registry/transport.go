@@ -28,15 +28,15 @@ const (
 	firstDelay    = 250 * time.Millisecond
 )
 
-// statusError is an answer that ends an attempt for good. It hides the transport's own error types on purpose: the layer
-// above would take some of them as a reason to try again, and all retries are counted here.
+// statusError is an answer that ends an attempt for good. It shows neither the transport's own errors nor its class on
+// purpose: the client between would take some of them as a reason to try again, or replace the text, and all retries are
+// counted here. explain brings the class back.
 type statusError struct {
 	msg   string
 	class error
 }
 
 func (e *statusError) Error() string { return e.msg }
-func (e *statusError) Unwrap() error { return e.class }
 
 // errStalled is the cause with which a silent connection is cut.
 var errStalled = errors.New("registry went silent")
@@ -158,7 +158,10 @@ func retryable(err error) bool {
 
 // connectionError describes a request that got no answer.
 func connectionError(req *http.Request, err error, attempts int) error {
-	var cert *tls.CertificateVerificationError
+	var (
+		cert   *tls.CertificateVerificationError
+		record tls.RecordHeaderError
+	)
 	host := req.URL.Host
 	switch {
 	case errors.As(err, &cert):
@@ -167,7 +170,7 @@ func connectionError(req *http.Request, err error, attempts int) error {
 				host, cert.Err),
 			class: errdefs.ErrFailedPrecondition,
 		}
-	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return &statusError{
 			msg:   fmt.Sprintf("registry %s speaks http, not https; mark it insecure in image.registry_config of the initdata's cdh.toml if that is meant", host),
 			class: errdefs.ErrFailedPrecondition,
@@ -186,6 +189,8 @@ func answerError(req *http.Request, resp *http.Response, attempts int) error {
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound:
 		e.class = errdefs.ErrNotFound
+	case code == http.StatusRequestedRangeNotSatisfiable:
+		e.class, advice = errdefs.ErrFailedPrecondition, "; what it holds is shorter than the image's manifest says"
 	case code == http.StatusForbidden:
 		e.class, advice = errdefs.ErrPermissionDenied, "; the registry's credentials do not allow this pull"
 	case busy(code):
