@@ -96,7 +96,8 @@ func (d *demo) ctl(ctx context.Context, args ...string) error { return d.node.Ct
 
 // runEncrypted encrypts the image into registry and runs it in a VM.
 func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (retErr error) {
-	key := "kbs:///demo/image-key/" + strings.TrimSuffix(registry.URL()[:5], ":")
+	scheme, _, _ := strings.Cut(registry.URL(), ":")
+	key := "kbs:///demo/image-key/" + scheme
 	reference := registry.Host + "/" + repository + ":v1"
 	args := []string{
 		"image", "encrypt", "oci:" + d.layout.Dir, reference, "--key-id", key,
@@ -121,7 +122,7 @@ func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (re
 		return err
 	}
 	started := time.Now()
-	pod, err := d.node.CRI.RunPod(ctx, handler, d.node.CRI.PodConfig("demo-"+registry.URL()[:5], annotations))
+	pod, err := d.node.CRI.RunPod(ctx, handler, d.node.CRI.PodConfig("demo-"+scheme, annotations))
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (m *Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) 
 		}
 	}
 	if !shim.CanConnect(record.Address) {
-		faults = append(faults, removeSocket(record.Address))
+		faults = append(faults, RemoveSocket(record.Address))
 	}
 	if err := errors.Join(faults...); err != nil {
 		log.G(ctx).WithError(err).WithField("sandbox", id).Error("pod left something behind")

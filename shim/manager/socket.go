@@ -26,7 +26,7 @@ func listen(address string) (*socket, error) {
 		if shim.CanConnect(address) {
 			return nil, fmt.Errorf("a shim already listens on %s: %w", address, errdefs.ErrAlreadyExists)
 		}
-		if err := removeSocket(address); err != nil {
+		if err := RemoveSocket(address); err != nil {
 			return nil, err
 		}
 		listener, err = shim.NewSocket(address)
@@ -38,7 +38,7 @@ func listen(address string) (*socket, error) {
 	listener.SetUnlinkOnClose(false)
 	file, err := listener.File()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pass on shim socket: %w", err), listener.Close(), removeSocket(address))
+		return nil, errors.Join(fmt.Errorf("pass on shim socket: %w", err), listener.Close(), RemoveSocket(address))
 	}
 	return &socket{address: address, listener: listener, file: file}, nil
 }
@@ -48,12 +48,12 @@ func (s *socket) release(failed *error) {
 	s.file.Close()
 	s.listener.Close()
 	if *failed != nil {
-		*failed = errors.Join(*failed, removeSocket(s.address))
+		*failed = errors.Join(*failed, RemoveSocket(s.address))
 	}
 }
 
-// removeSocket removes a socket file; a missing one is fine.
-func removeSocket(address string) error {
+// RemoveSocket removes the socket file of a shim's address; a missing one is fine.
+func RemoveSocket(address string) error {
 	if !strings.HasPrefix(address, "unix://") {
 		return nil
 	}

@@ -75,6 +75,12 @@ func newHost(ic *plugin.InitContext) (*host, error) {
 		return nil, err
 	}
 	end := instance.(shutdown.Service)
+	record, err := manager.ReadRecord(".")
+	if err != nil {
+		return nil, fmt.Errorf("find the shim's own record: %w", err)
+	}
+	// containerd calls `delete` only for a shim that died: one that ends in order removes its socket itself.
+	end.RegisterCallback(func(context.Context) error { return manager.RemoveSocket(record.Address) })
 	return assemble(ic.Context, platform(), publisher.(shim.Publisher), end, bundleRecord{}), nil
 }
 

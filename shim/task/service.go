@@ -43,6 +43,16 @@ type Service struct {
 	containers map[string]*container
 	creations  map[string]*creation // under way, by id
 	ownsPod    bool                 // a task made the pod, and the last task ends it
+	past       []pastReport         // of deleted containers, the oldest first
+}
+
+// keptReports is how many deleted containers are still reported: a pod that restarts a container for weeks must not
+// grow.
+const keptReports = 16
+
+type pastReport struct {
+	id     string
+	report sandbox.ContainerReport
 }
 
 var (
@@ -162,14 +172,18 @@ func (s *Service) add(c *container) {
 	s.containers[c.id] = c
 }
 
-// remove reports whether the container was there.
+// remove reports whether the container was there. Its report stays: CRI deletes the task of a container that has
+// exited at once, and only then do people ask what happened.
 func (s *Service) remove(c *container) bool {
+	report := c.reported()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.containers[c.id] != c {
 		return false
 	}
 	delete(s.containers, c.id)
+	s.past = append(s.past, pastReport{c.id, report})
+	s.past = s.past[max(0, len(s.past)-keptReports):]
 	return true
 }
 
@@ -196,6 +210,11 @@ func (s *Service) pid() uint32 { return s.pod.PID() }
 // Reports implements sandbox.Members.
 func (s *Service) Reports() map[string]sandbox.ContainerReport {
 	reports := map[string]sandbox.ContainerReport{}
+	s.mu.Lock()
+	for _, past := range s.past {
+		reports[past.id] = past.report
+	}
+	s.mu.Unlock()
 	for _, c := range s.all() {
 		if c.kind != kindPause {
 			reports[c.id] = c.reported()
