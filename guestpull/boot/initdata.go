@@ -33,6 +33,9 @@ type InitData struct {
 	Measured bool
 }
 
+// virtioBlock is the virtio device type of disks.
+const virtioBlock = "2"
+
 // diskMagic starts an initdata disk.
 const diskMagic = "initdata"
 
@@ -43,7 +46,10 @@ const maxDisks = 256
 // line. Without a disk it returns nil, unless the command line asks for a digest. Two such disks, a damaged one, and one
 // with another digest are refused with errdefs.ErrFailedPrecondition.
 func (m *Machine) InitData(ctx context.Context) (*InitData, error) {
-	if err := m.WaitModules(ctx); err != nil {
+	if m.Params.InitDataDigest.Algorithm == "" && !hasVirtio(virtioBus, virtioBlock) {
+		return nil, nil // nothing to wait for
+	}
+	if err := m.modules.disks.wait(ctx); err != nil {
 		return nil, err
 	}
 	disks, err := findDisks("/sys/block", "/dev")

@@ -21,9 +21,11 @@ const modulesFile = "/etc/coffer/modules"
 // maxModulesFile bounds that file, in bytes.
 const maxModulesFile = 64 << 10
 
-// The stages: transport is loaded before Init returns, devices beside it, everything else when somebody asks.
+// The stages: transport is loaded before Init returns; disks and then devices beside the start of the guest's server,
+// disks first because initdata is on one; everything else when somebody asks.
 const (
 	stageTransport = "transport"
+	stageDisks     = "disks"
 	stageDevices   = "devices"
 )
 

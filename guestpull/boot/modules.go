@@ -27,12 +27,29 @@ type loader struct {
 	mu   sync.Mutex // guards done, held while a module loads: its dependants must wait anyway
 	done map[string]bool
 
-	devices chan struct{} // closed when the stage "devices" has been loaded
-	err     error         // of that stage, valid once devices is closed
+	disks, devices *background
+}
+
+// background is a stage that is loaded beside other work.
+type background struct {
+	done chan struct{} // closed when it is loaded
+	err  error         // valid once done is closed
+}
+
+func (b *background) wait(ctx context.Context) error {
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for kernel modules: %w", ctx.Err())
+	}
 }
 
 func newLoader(list []module) *loader {
-	return &loader{list: list, met: conditionMet, insert: insertModule, done: map[string]bool{}, devices: make(chan struct{})}
+	return &loader{
+		list: list, met: conditionMet, insert: insertModule, done: map[string]bool{},
+		disks: &background{done: make(chan struct{})}, devices: &background{done: make(chan struct{})},
+	}
 }
 
 // load loads a stage. Modules already loaded, optional ones that find nothing to serve, and those whose condition is
@@ -88,7 +105,7 @@ func conditionMet(condition string) bool {
 	kind, value, _ := strings.Cut(condition, ":")
 	switch kind {
 	case "virtio":
-		return hasVirtio("/sys/bus/virtio/devices", value)
+		return hasVirtio(virtioBus, value)
 	case "path":
 		_, err := os.Stat(value)
 		return err == nil
@@ -98,6 +115,9 @@ func conditionMet(condition string) bool {
 	}
 	return false
 }
+
+// virtioBus is where the kernel lists virtio devices, whether or not they have a driver.
+const virtioBus = "/sys/bus/virtio/devices"
 
 // hasVirtio tells whether a virtio device of the type, a decimal number, is on the bus.
 func hasVirtio(bus, kind string) bool {
@@ -143,30 +163,30 @@ func (m *Machine) loadTransport(ctx context.Context) error {
 	return m.modules.load(ctx, stageTransport)
 }
 
-// startDeviceModules loads the stage "devices" in the background and then mounts what its modules bring.
+// startDeviceModules loads disks and devices in the background and then mounts what their modules bring.
 func (m *Machine) startDeviceModules(ctx context.Context) {
-	l, begin := m.modules, time.Now()
-	go func() {
-		defer close(l.devices)
-		defer func() { m.phases.add("device_modules", time.Since(begin)) }()
-		if l.err = l.load(ctx, stageDevices); l.err == nil {
-			l.err = mountLate()
+	l := m.modules
+	stage := func(name string, b *background, then func() error) {
+		defer close(b.done)
+		begin := time.Now()
+		if b.err = l.load(ctx, name); b.err == nil {
+			b.err = then()
 		}
+		m.phases.add(name+"_modules", time.Since(begin))
+	}
+	go func() {
+		stage(stageDisks, l.disks, func() error { return nil })
+		stage(stageDevices, l.devices, mountLate)
 	}()
 }
 
 // WaitModules waits until network cards, disks and file systems have their drivers. It fails when one of them could not
 // be loaded, or when ctx ends first.
 func (m *Machine) WaitModules(ctx context.Context) error {
-	select {
-	case <-m.modules.devices:
-		return m.modules.err
-	case <-ctx.Done():
-		return fmt.Errorf("wait for kernel modules: %w", ctx.Err())
-	}
+	return errors.Join(m.modules.disks.wait(ctx), m.modules.devices.wait(ctx))
 }
 
-// LoadModules loads a stage of the image's module list that is not loaded at boot, such as "crypt". A stage that the
+// LoadModules loads a stage of the image's module list that is not loaded at boot, such as "storage". A stage that the
 // image does not have is empty.
 func (m *Machine) LoadModules(ctx context.Context, stage string) error {
 	return m.modules.load(ctx, stage)

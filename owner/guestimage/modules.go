@@ -17,8 +17,8 @@ const maxModule = 64 << 20
 // root is a module that the guest wants; what it depends on comes along.
 type root struct {
 	name string
-	// stage is when the guest loads it: "transport" before anything else, "devices" beside the start of its server,
-	// any other when a part of the guest asks.
+	// stage is when the guest loads it: "transport" before anything else, "disks" and "devices" beside the start of its
+	// server, any other when a part of the guest asks.
 	stage    string
 	required bool
 	// condition is what a machine must have for the module to be of use; "-" for none. See guestpull/boot.
@@ -29,7 +29,7 @@ type root struct {
 // boot, and all that serves real hardware.
 var roots = []root{
 	{"vmw_vsock_virtio_transport", "transport", true, "virtio:19"},
-	{"virtio_blk", "devices", true, "-"},
+	{"virtio_blk", "disks", true, "-"},
 	{"virtio_net", "devices", true, "-"},
 	{"overlay", "devices", true, "-"},
 	{"virtio_rng", "devices", false, "virtio:4"},
