@@ -40,9 +40,8 @@ func (m *Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) 
 			faults = append(faults, fmt.Errorf("clean up pod %s: %w", id, err))
 		}
 	}
-	if !shim.CanConnect(record.Address) {
-		faults = append(faults, RemoveSocket(record.Address))
-	}
+	// containerd is done with this shim, also when it still answers.
+	faults = append(faults, RemoveSocket(record.Address))
 	if err := errors.Join(faults...); err != nil {
 		log.G(ctx).WithError(err).WithField("sandbox", id).Error("pod left something behind")
 		return status, err

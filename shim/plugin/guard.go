@@ -18,22 +18,24 @@ const (
 	idleLife = 10 * time.Minute
 	// answerGrace lets the answer to the request that ends the shim leave the process: ttrpc has no hook for that, and
 	// containerd takes a lost answer for a failure.
-	answerGrace = 100 * time.Millisecond
+	answerGrace = 50 * time.Millisecond
 )
 
 // guard bounds the life of a shim that nobody needs.
 type guard struct {
-	pod  *sandbox.Pod
-	end  func()
-	idle time.Duration
+	pod    *sandbox.Pod
+	unlist func() error
+	end    func()
+	idle   time.Duration
 
 	mu      sync.Mutex // guards idle and what follows
 	timer   *time.Timer
 	stopped bool
 }
 
-func newGuard(pod *sandbox.Pod, end func()) *guard {
-	g := &guard{pod: pod, end: end, idle: idleLife}
+// newGuard makes the guard: unlist takes the shim's socket away, end ends the process.
+func newGuard(pod *sandbox.Pod, unlist func() error, end func()) *guard {
+	g := &guard{pod: pod, unlist: unlist, end: end, idle: idleLife}
 	g.timer = time.AfterFunc(g.idle, g.expire)
 	return g
 }
@@ -70,8 +72,14 @@ func (g *guard) expire() {
 	}
 }
 
-// shutdown ends the shim a moment after the request under way was answered.
-func (g *guard) shutdown() { time.AfterFunc(answerGrace, g.end) }
+// shutdown ends the shim a moment after the request under way was answered. The socket goes before the answer: after it
+// containerd may start another shim of the same name.
+func (g *guard) shutdown() {
+	if err := g.unlist(); err != nil {
+		log.L.WithError(err).Warn("socket is left behind")
+	}
+	time.AfterFunc(answerGrace, g.end)
+}
 
 func (g *guard) stop() {
 	g.mu.Lock()

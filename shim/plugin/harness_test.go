@@ -72,7 +72,9 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 	h.config.Guest.RequestTimeout.Duration = 5 * time.Second
 	h.driver.OnStart = h.bridge
 	must(t, os.Mkdir(h.bundle, 0o700))
-	must(t, (&manager.Record{Address: "unix:///nowhere"}).Write(h.bundle))
+	must(t, (&manager.Record{Address: "unix://" + filepath.Join(root, "s")}).Write(h.bundle))
+	record, err := openRecord(h.bundle)
+	must(t, err)
 	before := goroutines()
 
 	life := namespaces.WithNamespace(log.WithLogger(context.Background(), testLogger(t)), "test")
@@ -82,7 +84,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 		NewDriver:  func(*config.Config) (vm.Driver, error) { return h.driver, nil },
 		Network:    h.network,
 		HostDNS:    func() (*cri.DNSConfig, error) { return &cri.DNSConfig{Servers: []string{"192.0.2.53"}}, nil },
-	}, h.events, h.end, bundleRecord{dir: h.bundle})
+	}, h.events, h.end, record)
 	h.serve(life)
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), "test"), 2*patience)
 	h.ctx = ctx
@@ -91,6 +93,9 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 		h.end.Shutdown()
 		h.await("shim to shut down", h.end.Done())
 		h.checkNothingLeft()
+		if _, err := os.Stat(filepath.Join(h.root, "s")); err == nil {
+			t.Error("the socket is left")
+		}
 		checkGoroutines(t, before)
 	})
 	return h

@@ -3,7 +3,7 @@ package plugin
 import (
 	"context"
 	"errors"
-	"fmt"
+	"sync"
 
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
@@ -75,57 +75,61 @@ func newHost(ic *plugin.InitContext) (*host, error) {
 		return nil, err
 	}
 	end := instance.(shutdown.Service)
-	record, err := manager.ReadRecord(".")
+	record, err := openRecord(".")
 	if err != nil {
-		return nil, fmt.Errorf("find the shim's own record: %w", err)
+		return nil, err
 	}
-	// containerd calls `delete` only for a shim that died: one that ends in order removes its socket itself.
-	end.RegisterCallback(func(context.Context) error { return manager.RemoveSocket(record.Address) })
-	return assemble(ic.Context, platform(), publisher.(shim.Publisher), end, bundleRecord{}), nil
+	return assemble(ic.Context, platform(), publisher.(shim.Publisher), end, record), nil
 }
 
 // assemble connects the parts. end's callback stops the pod and then delivers the last events.
-func assemble(life context.Context, p sandbox.Platform, publisher shim.Publisher, end shutdown.Service, record bundleRecord) *host {
+func assemble(life context.Context, p sandbox.Platform, publisher shim.Publisher, end shutdown.Service, record *bundleRecord) *host {
 	pod := sandbox.New(life, p)
-	guard := newGuard(pod, end.Shutdown)
+	guard := newGuard(pod, record.removeSocket, end.Shutdown)
 	h := &host{guard: guard}
 	h.tasks = task.NewService(life, task.Options{
-		Pod: pod, Publisher: publisher, ConfigPath: record.configPath, Placed: record.placed, Shutdown: guard.shutdown,
+		Pod: pod, Publisher: publisher, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,
 	})
 	h.sandboxes = sandbox.NewService(sandbox.ServiceOptions{
-		Pod: pod, ConfigPath: record.configPath, Placed: record.placed, Shutdown: guard.shutdown,
+		Pod: pod, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,
 	})
 	end.RegisterCallback(func(ctx context.Context) error {
 		guard.stop()
-		return errors.Join(pod.Stop(ctx), h.tasks.Close(ctx), publisher.Close())
+		return errors.Join(pod.Stop(ctx), h.tasks.Close(ctx), publisher.Close(), record.removeSocket())
 	})
 	return h
 }
 
-// bundleRecord is the record that the manager left in the bundle, the serving process's current directory unless dir
-// says otherwise.
-type bundleRecord struct{ dir string }
+// bundleRecord is the record that the manager left in the bundle. It is read at once: containerd removes the bundle while
+// the shim still ends.
+type bundleRecord struct {
+	bundle   string
+	unlisted sync.Once
 
-func (b bundleRecord) path() string {
-	if b.dir == "" {
-		return "."
-	}
-	return b.dir
+	mu     sync.Mutex
+	record manager.Record
 }
 
-func (b bundleRecord) configPath() (string, error) {
-	record, err := manager.ReadRecord(b.path())
+func openRecord(bundle string) (*bundleRecord, error) {
+	record, err := manager.ReadRecord(bundle)
 	if err != nil {
-		return "", fmt.Errorf("find the runtime configuration: %w", err)
+		return nil, err
 	}
-	return record.ConfigPath, nil
+	return &bundleRecord{bundle: bundle, record: *record}, nil
 }
 
-func (b bundleRecord) placed(stateDir string) error {
-	record, err := manager.ReadRecord(b.path())
-	if err != nil {
-		return err
-	}
-	record.StateDir = stateDir
-	return record.Write(b.path())
+func (b *bundleRecord) configPath() string { return b.record.ConfigPath }
+
+// placed remembers the pod's state directory for the process that may have to clean up.
+func (b *bundleRecord) placed(stateDir string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.record.StateDir = stateDir
+	return b.record.Write(b.bundle)
+}
+
+// removeSocket removes the shim's socket, once: after the first time the path may be another shim's.
+func (b *bundleRecord) removeSocket() (err error) {
+	b.unlisted.Do(func() { err = manager.RemoveSocket(b.record.Address) })
+	return err
 }

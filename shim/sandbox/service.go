@@ -27,18 +27,18 @@ const defaultStopTimeout = 60 * time.Second
 // package turns them into RPC status.
 type Service struct {
 	pod        *Pod
-	configPath func() (string, error)
+	configPath string
 	placed     func(stateDir string) error
 	shutdown   func()
 }
 
 var _ sandboxapi.TTRPCSandboxService = (*Service)(nil)
 
-// ServiceOptions are what a Service needs of the process that it runs in. All fields are required.
+// ServiceOptions are what a Service needs of the process that it runs in. All fields but ConfigPath are required.
 type ServiceOptions struct {
 	Pod *Pod
-	// ConfigPath tells which runtime configuration the shim was started with.
-	ConfigPath func() (string, error)
+	// ConfigPath names the runtime configuration that the shim was started with; empty means the default.
+	ConfigPath string
 	// Placed remembers where the pod's state is.
 	Placed func(stateDir string) error
 	// Shutdown ends the process after the answer to the request under way has left.
@@ -67,13 +67,9 @@ func (s *Service) CreateSandbox(ctx context.Context, r *sandboxapi.CreateSandbox
 	if config.Annotations == nil {
 		config.Annotations = r.GetAnnotations()
 	}
-	path, err := s.configPath()
-	if err != nil {
-		return nil, err
-	}
 	err = s.pod.Create(ctx, Request{
 		ID: r.GetSandboxID(), Namespace: namespaceOf(ctx), Bundle: r.GetBundlePath(), NetNS: r.GetNetnsPath(),
-		ConfigPath: path, Config: config, OwnFiles: true, Placed: s.placed,
+		ConfigPath: s.configPath, Config: config, OwnFiles: true, Placed: s.placed,
 	})
 	if err != nil {
 		return nil, err

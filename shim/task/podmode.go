@@ -47,10 +47,6 @@ func (s *Service) joinPod(ctx context.Context, r *taskapi.CreateTaskRequest, b *
 
 // makePod creates and boots the pod of a task.
 func (s *Service) makePod(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle, made kind) error {
-	path, err := s.configPath()
-	if err != nil {
-		return err
-	}
 	config, err := podConfigOf(b, made)
 	if err != nil {
 		return err
@@ -63,7 +59,7 @@ func (s *Service) makePod(ctx context.Context, r *taskapi.CreateTaskRequest, b *
 	s.ownsPod = true
 	s.mu.Unlock()
 	err = s.pod.Create(ctx, sandbox.Request{
-		ID: r.GetID(), Namespace: namespace, Bundle: r.GetBundle(), NetNS: b.NetNS(), ConfigPath: path,
+		ID: r.GetID(), Namespace: namespace, Bundle: r.GetBundle(), NetNS: b.NetNS(), ConfigPath: s.configPath,
 		Config: config, Placed: s.placed,
 	})
 	if err != nil {

@@ -31,7 +31,7 @@ type Service struct {
 	life       context.Context
 	pod        *sandbox.Pod
 	outbox     *outbox
-	configPath func() (string, error)
+	configPath string
 	placed     func(stateDir string) error
 	shutdown   func()
 
@@ -60,12 +60,12 @@ var (
 	_ sandbox.Members          = (*Service)(nil)
 )
 
-// Options are what a Service needs of the process that it runs in. All fields are required.
+// Options are what a Service needs of the process that it runs in. All fields but ConfigPath are required.
 type Options struct {
 	Pod       *sandbox.Pod
 	Publisher events.Publisher
-	// ConfigPath tells which runtime configuration the shim was started with.
-	ConfigPath func() (string, error)
+	// ConfigPath names the runtime configuration that the shim was started with; empty means the default.
+	ConfigPath string
 	// Placed remembers where the pod's state is.
 	Placed func(stateDir string) error
 	// Shutdown ends the process after the answer to the request under way has left.
