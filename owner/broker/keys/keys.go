@@ -28,7 +28,7 @@ func NewAdmin() (private, public []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("generate admin key: %w", err)
 	}
-	if private, err = encodePrivate(privateKey); err != nil {
+	if private, err = EncodeAdminPrivate(privateKey); err != nil {
 		return nil, nil, err
 	}
 	der, err := x509.MarshalPKIXPublicKey(publicKey)
@@ -37,6 +37,9 @@ func NewAdmin() (private, public []byte, err error) {
 	}
 	return private, pem.EncodeToMemory(&pem.Block{Type: publicType, Bytes: der}), nil
 }
+
+// EncodeAdminPrivate writes an Ed25519 private key.
+func EncodeAdminPrivate(key ed25519.PrivateKey) ([]byte, error) { return encodePrivate(key) }
 
 // NewToken returns a new P-256 key for signing tokens.
 func NewToken() ([]byte, error) {
