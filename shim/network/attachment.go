@@ -11,7 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/coffer-project/coffer/shim/network/netns"
+	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/vm"
 )
 

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -14,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/coffer-project/coffer/shim/network/netns"
+	"github.com/coffer-project/coffer/shim/netns"
 )
 
 // newNamespace makes a network namespace that lives until the test ends, and returns its path. No mount is needed: a
@@ -26,15 +25,14 @@ func newNamespace(t *testing.T) string {
 	}
 	path, end := make(chan string, 1), make(chan struct{})
 	failed := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	netns.Thread(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			failed <- err
 			return
 		}
 		path <- fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
 		<-end
-	}()
+	})
 	select {
 	case err := <-failed:
 		t.Skipf("cannot make a network namespace: %v", err)

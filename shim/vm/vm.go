@@ -12,7 +12,8 @@ import (
 // Driver makes utility VMs and cleans up after them.
 type Driver interface {
 	// New checks config against what this machine can do and prepares the instance. Nothing runs yet. It may take some
-	// seconds the first time after a boot, when a driver tries the machine out. It fails with errdefs.ErrFailedPrecondition when the machine lacks something, naming the cure.
+	// seconds the first time after a boot, when a driver tries the machine out. It fails with
+	// errdefs.ErrFailedPrecondition when the machine lacks something, naming the cure.
 	New(ctx context.Context, config Config) (Instance, error)
 
 	// Cleanup ends the VM whose files lie in stateDir, if it still runs, and removes what it left. It is for the

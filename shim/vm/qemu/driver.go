@@ -26,7 +26,7 @@ var (
 	serialPattern = regexp.MustCompile(`^[a-z0-9-]{1,20}$`)
 )
 
-// Driver is the vm.Driver on QEMU.
+// Driver is the vm.Driver on QEMU. Its zero value can Cleanup, which depends on no option, and nothing else.
 type Driver struct{ options Options }
 
 var _ vm.Driver = (*Driver)(nil)

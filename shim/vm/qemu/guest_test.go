@@ -230,7 +230,7 @@ func newDriver(t *testing.T, change func(*Options)) *Driver {
 	return driver
 }
 
-func (g guest) config(t *testing.T) vm.Config {
+func (g guest) config(t testing.TB) vm.Config {
 	t.Helper()
 	return vm.Config{
 		ID: "test", StateDir: t.TempDir(), VCPUs: 1, MemoryMiB: 256, Kernel: g.kernel, Initrd: g.initrd,

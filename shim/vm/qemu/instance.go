@@ -164,6 +164,9 @@ func (i *Instance) meet(ctx context.Context, p *process, w *wires) error {
 	if err == nil {
 		err = r.write(i.config.StateDir)
 	}
+	if err != nil && p.ended() {
+		err = nil // there is nothing to record; why it ended is told below
+	}
 	if err != nil {
 		w.events <- nil
 		return fmt.Errorf("record qemu: %w", err)

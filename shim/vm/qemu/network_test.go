@@ -5,15 +5,14 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/network"
-	"github.com/coffer-project/coffer/shim/network/netns"
 )
 
 // newNamespace makes a network namespace that a thread keeps alive until the test ends.
@@ -21,15 +20,14 @@ func newNamespace(t *testing.T) string {
 	t.Helper()
 	made, end := make(chan any), make(chan struct{})
 	t.Cleanup(func() { close(end) })
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	netns.Thread(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			made <- err
 			return
 		}
 		made <- fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
 		<-end
-	}()
+	})
 	path, ok := (<-made).(string)
 	if !ok {
 		t.Skip("cannot make a network namespace")

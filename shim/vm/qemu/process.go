@@ -7,14 +7,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/coffer-project/coffer/shim/network/netns"
+	"github.com/coffer-project/coffer/shim/netns"
 )
 
 // firstFD is the number of the first inherited descriptor after stdin, stdout and stderr.
@@ -57,10 +56,8 @@ func spawn(binary string, args []string, netNS string, files []*os.File) (*proce
 	go func() { defer close(read); p.stderr.readFrom(reader) }()
 
 	started := make(chan error, 1)
-	go func() {
-		// Never unlocked. The thread is in the pod's network, and the death signal comes when the thread that forked
-		// ends, so it stays until QEMU has ended, and ends with this goroutine.
-		runtime.LockOSThread()
+	// The death signal comes when the thread that forked ends, so the thread is QEMU's until QEMU has ended.
+	netns.Thread(func() {
 		if netNS != "" {
 			if err := netns.Enter(netNS); err != nil {
 				started <- err
@@ -76,7 +73,7 @@ func spawn(binary string, args []string, netNS string, files []*os.File) (*proce
 		writer.Close()
 		<-read
 		close(p.done)
-	}()
+	})
 	if err := <-started; err != nil {
 		writer.Close()
 		<-read
@@ -105,6 +102,11 @@ func checkBinary(path string) error {
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// ended tells whether QEMU has ended, be it reaped or not.
+func (p *process) ended() bool {
+	return errors.Is(p.cmd.Process.Signal(syscall.Signal(0)), os.ErrProcessDone)
+}
 
 // kill ends QEMU at once. It does nothing after the end.
 func (p *process) kill() {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/coffer-project/coffer/shim/vm"
 	"github.com/coffer-project/coffer/shim/vm/vmtest"
@@ -73,7 +74,7 @@ func mustAsk(t *testing.T, instance vm.Instance, command string) string {
 func TestConformance(t *testing.T) {
 	g := needGuest(t)
 	vmtest.Run(t, vmtest.Harness{
-		Driver: newDriver(t, nil), Config: g.config, EchoPort: echoPort, SilentPort: silentPort,
+		Driver: newDriver(t, nil), Config: func(t *testing.T) vm.Config { return g.config(t) }, EchoPort: echoPort, SilentPort: silentPort,
 		Die: func(t *testing.T, instance vm.Instance) {
 			// The stream breaks before there is an answer.
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -192,6 +193,87 @@ func TestStopByForce(t *testing.T) {
 	case <-instance.Done():
 	default:
 		t.Error("Stop returned before the end")
+	}
+}
+
+// TestStopHung stops a QEMU that answers nothing any more.
+func TestStopHung(t *testing.T) {
+	g := needGuest(t)
+	instance := boot(t, newDriver(t, func(o *Options) { o.ShutdownGrace = 200 * time.Millisecond }), g.config(t))
+	if err := unix.Kill(instance.PID(), unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := instance.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if exit := instance.Exit(); !exit.Requested || exit.Err == nil || !strings.Contains(exit.Err.Error(), "did not end within 200ms") {
+		t.Errorf("exit %+v", exit)
+	}
+}
+
+// TestGuestSilent dials a guest that never answers: the error must carry what the console says.
+func TestGuestSilent(t *testing.T) {
+	g := needGuest(t)
+	instance := boot(t, newDriver(t, nil), g.config(t))
+	mustAsk(t, instance, "print waiting for a disk that never comes")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := instance.Dial(ctx, silentPort)
+	if err == nil || !strings.Contains(err.Error(), "last console lines: ") || !strings.Contains(err.Error(), "never comes") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// descriptors counts the process's open files.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// TestNoDescriptorLeaks starts VMs that fail in each way, and one that does not.
+func TestNoDescriptorLeaks(t *testing.T) {
+	g := needGuest(t)
+	taps := func() []vm.NIC {
+		file, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []vm.NIC{{Tap: file, MAC: []byte{2, 0, 0, 0, 0, 1}}}
+	}
+	live := func() {
+		instance := boot(t, newDriver(t, nil), g.config(t))
+		mustAsk(t, instance, "print up")
+		if err := instance.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	live() // opens what the Go runtime keeps
+	before := descriptors(t)
+	for range 5 {
+		for _, text := range []string{"exit 1", "echo hello >&3; exec sleep 60"} {
+			config := g.config(t)
+			config.NICs = taps()
+			instance, err := newDriver(t, func(o *Options) { o.Binary = script(t, text) }).New(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := instance.Start(t.Context()); err == nil {
+				t.Error("started")
+			}
+			config = g.config(t)
+			config.NICs, config.ID = taps(), ","
+			if _, err := newDriver(t, nil).New(t.Context(), config); err == nil {
+				t.Error("a bad id passes")
+			}
+		}
+	}
+	live()
+	if after := descriptors(t); after > before {
+		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
 

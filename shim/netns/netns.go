@@ -22,20 +22,39 @@ func Do(path string, fn func() error) error {
 		return fn()
 	}
 	result := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with this goroutine.
-		runtime.LockOSThread()
-		if err := Enter(path); err != nil {
-			result <- err
-			return
+	Thread(func() {
+		err := Enter(path)
+		if err == nil {
+			err = fn()
 		}
-		result <- fn()
-	}()
+		result <- err
+	})
 	return <-result
 }
 
-// Enter moves the calling thread into the namespace at path. The caller has locked its goroutine to the thread and
-// never unlocks it, so that the thread ends with the goroutine.
+// Thread calls fn, without waiting for it, on an OS thread that no other goroutine uses before or after: fn may change
+// what belongs to a thread. It is never the process's first thread, which cannot end before the process does and would
+// keep a namespace alive until then.
+func Thread(fn func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			fn() // and the thread ends with this goroutine, which never unlocks it
+			return
+		}
+		// While this goroutine holds the first thread, another one cannot get it.
+		locked := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(locked)
+			fn()
+		}()
+		<-locked
+		runtime.UnlockOSThread()
+	}()
+}
+
+// Enter moves the calling thread, which must be one of Thread's, into the namespace at path.
 func Enter(path string) error {
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -1,0 +1,89 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// current names the namespace of the calling thread.
+func current() (string, error) {
+	return os.Readlink(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+}
+
+func TestDo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a network namespace")
+	}
+	made, end := make(chan error), make(chan struct{})
+	defer close(end)
+	var path, inside string
+	Thread(func() {
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		path = fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
+		inside, _ = current()
+		made <- err
+		<-end
+	})
+	if err := <-made; err != nil {
+		t.Skipf("cannot make a network namespace: %v", err)
+	}
+	outside, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			var got string
+			err := Do(path, func() (err error) { got, err = current(); return err })
+			if err != nil || got != inside {
+				t.Errorf("in %s, want %s: %v", got, inside, err)
+			}
+			// No thread that was inside is left to run other goroutines.
+			if got, err := current(); err != nil || got != outside {
+				t.Errorf("afterwards in %s, want %s: %v", got, outside, err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := Do(path, func() error {
+		links, err := net.Interfaces()
+		if err == nil && len(links) == 0 {
+			err = errors.New("no loopback")
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDoFaults(t *testing.T) {
+	boom := errors.New("boom")
+	if err := Do("", func() error { return boom }); !errors.Is(err, boom) {
+		t.Errorf("got %v", err)
+	}
+	unreached := func() error { t.Error("called"); return nil }
+	if err := Do("/proc/1/task/none/ns/net", unreached); !errdefs.IsNotFound(err) {
+		t.Errorf("no such namespace: %v", err)
+	}
+	if err := Do("/dev/null", unreached); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("no namespace at all: %v", err)
+	}
+}
+
+func TestThreadIsNeverTheFirst(t *testing.T) {
+	for range 200 {
+		tid := make(chan int)
+		Thread(func() { tid <- unix.Gettid() })
+		if <-tid == os.Getpid() {
+			t.Fatal("ran on the process's first thread")
+		}
+	}
+}
