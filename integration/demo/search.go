@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // countHits searches every regular file below the given paths for marker and returns in how many it occurs.
@@ -47,6 +49,13 @@ func contains(path string, marker []byte) (bool, error) {
 		return false, err
 	}
 	defer file.Close()
+	var where unix.Statfs_t
+	if err := unix.Fstatfs(int(file.Fd()), &where); err != nil {
+		return false, err
+	}
+	if where.Type == unix.NSFS_MAGIC {
+		return false, nil // a mounted namespace looks like a file and has no content
+	}
 	const block = 1 << 20
 	buf := make([]byte, block+len(marker))
 	kept := 0

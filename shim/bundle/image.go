@@ -55,6 +55,11 @@ func (b *Bundle) imageStorage(rootfs []*types.Mount, mountPoint string, annotati
 		return nil, err
 	}
 	metadata := pick("volume.metadata", v.ImagePull.Metadata, metadataPrefixes, d)
+	if !describes(v, reference) {
+		for _, key := range []string{volume.MetadataImageRef, volume.MetadataManifestDigest, volume.MetadataLayerDigest} {
+			delete(metadata, key)
+		}
+	}
 	for key, value := range annotations {
 		metadata[key] = value
 	}
@@ -71,10 +76,12 @@ func (b *Bundle) imageStorage(rootfs []*types.Mount, mountPoint string, annotati
 	}, nil
 }
 
-// imageReference says which image the guest pulls: what the snapshotter says, else what the annotations say.
+// imageReference says which image the guest pulls: what CRI calls the container's image, else what the snapshotter says.
+// CRI comes first because snapshots are shared: when two images have the same layers, and the same image encrypted twice
+// does, the snapshot remembers only the one that was pulled first.
 func imageReference(v *volume.Volume, annotations map[string]string) (string, error) {
 	for _, candidate := range []string{
-		v.Source, v.ImagePull.Metadata[volume.MetadataImageRef], annotations[annotationImage], annotations[annotationImageCRIO],
+		annotations[annotationImage], annotations[annotationImageCRIO], v.Source, v.ImagePull.Metadata[volume.MetadataImageRef],
 	} {
 		if reference, ok := normalizeReference(candidate); ok {
 			return reference, nil
@@ -83,6 +90,15 @@ func imageReference(v *volume.Volume, annotations map[string]string) (string, er
 	return "", fmt.Errorf("neither the snapshotter nor annotation %s names the image; "+
 		"enable snapshot annotations in containerd's image configuration, or with ctr pass the annotation: %w",
 		annotationImage, errdefs.ErrFailedPrecondition)
+}
+
+// describes tells whether what the snapshotter knows of its image holds for reference too.
+func describes(v *volume.Volume, reference string) bool {
+	known, ok := normalizeReference(v.ImagePull.Metadata[volume.MetadataImageRef])
+	if !ok {
+		known, ok = normalizeReference(v.Source)
+	}
+	return ok && known == reference
 }
 
 // normalizeReference writes out what users of container tools leave away, so that host, policy and guest speak of the

@@ -203,9 +203,10 @@ func TestImageReference(t *testing.T) {
 		source, metadata, annotation, crio string
 		want                               string
 	}{
-		"snapshotter first":  {source: "example.com/a:1", metadata: "example.com/b:1", annotation: "example.com/c:1", want: "example.com/a:1"},
-		"then its label":     {source: volume.DummySource, metadata: "example.com/b:1", annotation: "example.com/c:1", want: "example.com/b:1"},
-		"then the pod":       {source: volume.DummySource, annotation: "example.com/c:1", want: "example.com/c:1"},
+		"pod first":          {source: "example.com/a:1", metadata: "example.com/b:1", annotation: "example.com/c:1", want: "example.com/c:1"},
+		"then snapshotter":   {source: "example.com/a:1", metadata: "example.com/b:1", want: "example.com/a:1"},
+		"then its label":     {source: volume.DummySource, metadata: "example.com/b:1", want: "example.com/b:1"},
+		"pod by image id":    {source: "example.com/a:1", annotation: "sha256:0000", want: "example.com/a:1"},
 		"cri-o's annotation": {crio: "example.com/d:1", want: "example.com/d:1"},
 		"image id is none":   {source: "sha256:0000", annotation: "example.com/c:1", want: "example.com/c:1"},
 		"familiar name":      {source: "busybox", want: "docker.io/library/busybox:latest"},
@@ -226,6 +227,36 @@ func TestImageReference(t *testing.T) {
 			got, err := imageReference(v, map[string]string{annotationImage: test.annotation, annotationImageCRIO: test.crio})
 			if got != test.want || (test.want == "") != errdefs.IsFailedPrecondition(err) {
 				t.Errorf("got %q, %v; want %q", got, err, test.want)
+			}
+		})
+	}
+}
+
+// TestForeignDigest: the digest of an image that merely has the same layers must not be pulled in this image's name.
+func TestForeignDigest(t *testing.T) {
+	for name, test := range map[string]struct {
+		source, ref string
+		known       bool
+	}{
+		"same name":                {source: "example.com/c:1", ref: "example.com/c:1", known: true},
+		"same name in short":       {source: volume.DummySource, ref: "example.com/c:1", known: true},
+		"other image, same layers": {source: "example.com/other:1", ref: "example.com/other:1"},
+		"name unknown":             {source: volume.DummySource},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := guestPull(test.source)
+			v.ImagePull.Metadata[volume.MetadataImageRef] = test.ref
+			v.ImagePull.Metadata[volume.MetadataManifestDigest] = testDigest
+			b := &Bundle{spec: &specs.Spec{Annotations: map[string]string{annotationImage: "example.com/c:1"}}}
+			storage, err := b.imageStorage(testRootfs(t, v), "/rootfs", nil, &dropped{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if storage.Source != "example.com/c:1" {
+				t.Errorf("guest is to pull %s", storage.Source)
+			}
+			if got := strings.Contains(storage.DriverOptions[0], testDigest); got != test.known {
+				t.Errorf("digest is in the request: %v, want %v: %s", got, test.known, storage.DriverOptions)
 			}
 		})
 	}
