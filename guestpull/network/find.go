@@ -45,7 +45,7 @@ func (n *Network) waitForCard(ctx context.Context, mac net.HardwareAddr) (netlin
 }
 
 func (n *Network) findCard(mac net.HardwareAddr) (netlink.Link, error) {
-	links, err := n.kernel.LinkList()
+	links, err := dump(n.kernel.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network cards: %w", err)
 	}
@@ -77,7 +77,7 @@ func (n *Network) describeByName(name string) (*typespb.Interface, error) {
 // describe says what a card is like now.
 func (n *Network) describe(link netlink.Link) (*typespb.Interface, error) {
 	attrs := link.Attrs()
-	addresses, err := n.kernel.AddrList(link, netlink.FAMILY_ALL)
+	addresses, err := dump(func() ([]netlink.Addr, error) { return n.kernel.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of network card %s: %w", attrs.Name, err)
 	}

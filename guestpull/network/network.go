@@ -103,7 +103,7 @@ func (n *Network) renameDown(link netlink.Link, name string) error {
 
 // setAddresses adds what is wanted and removes what is not, except the link-local addresses that the kernel makes.
 func (n *Network) setAddresses(link netlink.Link, wanted []netip.Prefix) error {
-	have, err := n.kernel.AddrList(link, netlink.FAMILY_ALL)
+	have, err := dump(func() ([]netlink.Addr, error) { return n.kernel.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -131,7 +131,7 @@ func (n *Network) setAddresses(link netlink.Link, wanted []netip.Prefix) error {
 
 // ListInterfaces describes all cards but loopback.
 func (n *Network) ListInterfaces(context.Context) ([]*typespb.Interface, error) {
-	links, err := n.kernel.LinkList()
+	links, err := dump(n.kernel.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network cards: %w", err)
 	}
@@ -188,6 +188,19 @@ func (n *Network) byName(name string) (netlink.Link, error) {
 		return nil, fmt.Errorf("network card %s: %w", name, errdefs.ErrNotFound)
 	}
 	return link, err
+}
+
+// maxDumps bounds how often a list is asked for again.
+const maxDumps = 10
+
+// dump asks the kernel for a list until it is whole: one that changes meanwhile comes with netlink.ErrDumpInterrupted.
+func dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range maxDumps {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 func isNoLink(err error) bool {

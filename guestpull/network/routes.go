@@ -116,7 +116,9 @@ func (n *Network) mainRoutes() ([]netlink.Route, error) {
 	filter := &netlink.Route{Table: unix.RT_TABLE_MAIN}
 	var all []netlink.Route
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := n.kernel.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return n.kernel.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
@@ -160,7 +162,7 @@ func (n *Network) ListRoutes(context.Context) ([]*typespb.Route, error) {
 
 // names maps card numbers to names.
 func (n *Network) names() (map[int]string, error) {
-	links, err := n.kernel.LinkList()
+	links, err := dump(n.kernel.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network cards: %w", err)
 	}
