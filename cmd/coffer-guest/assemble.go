@@ -1,10 +1,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
@@ -32,33 +30,8 @@ type settings struct {
 	phases         func() []server.Phase
 }
 
-// hostSettings are those of a development machine. Everything is below base, so that the machine's own files stay as they are.
-func hostSettings(base, runcPath, measured string) (settings, error) {
-	s := settings{
-		base:       base,
-		state:      filepath.Join(base, ".state"),
-		runc:       runcPath,
-		resolvConf: filepath.Join(base, "resolv.conf"),
-		cgroups:    cgroup.Default,
-		phases:     func() []server.Phase { return nil },
-	}
-	if measured == "" {
-		return s, nil
-	}
-	data, err := os.ReadFile(measured)
-	if err != nil {
-		return s, fmt.Errorf("read measured document: %w", err)
-	}
-	s.initdata = data
-	return s, nil
-}
-
 // assemble plugs the parts together.
-func assemble(ctx context.Context, s settings) (*server.Server, error) {
-	images, err := newImages(ctx, s)
-	if err != nil {
-		return nil, err
-	}
+func assemble(s settings, images container.Images) (*server.Server, error) {
 	exits := reap.New()
 	driver, err := runc.New(s.runc, s.state, exits)
 	if err != nil {

@@ -4,16 +4,12 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"net"
 	"os"
-	"os/signal"
-	"syscall"
+	"time"
 
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
-	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
 	"github.com/coffer-project/coffer/guestpull/server"
 	"github.com/coffer-project/coffer/guestpull/transport"
@@ -36,10 +32,6 @@ func main() {
 
 // serveMachine is the life of the guest after its boot.
 func serveMachine(ctx context.Context, m *boot.Machine) error {
-	document, err := m.InitData(ctx)
-	if err != nil {
-		return err
-	}
 	s := settings{
 		base:       "/run/kata-containers",
 		state:      "/run/coffer",
@@ -57,13 +49,15 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 			return out
 		},
 	}
-	if document != nil {
-		s.initdata = document.Raw
-	}
-	srv, err := assemble(ctx, s)
+	images := newLateImages()
+	go configure(ctx, m, s, images)
+	begin := time.Now()
+	srv, err := assemble(s, images)
 	if err != nil {
 		return err
 	}
+	m.AddPhase("assemble", time.Since(begin))
+	begin = time.Now()
 	channel, err := transport.Find(ctx)
 	if err != nil {
 		return err
@@ -72,40 +66,26 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 	if err != nil {
 		return err
 	}
+	m.AddPhase("listen", time.Since(begin))
 	m.Ready()
 	return srv.Serve(ctx, l)
 }
 
-// serveHost serves the agent protocol on a socket of an ordinary machine, as root: for development and tests.
-func serveHost(args []string) error {
-	flags := flag.NewFlagSet("coffer-guest", flag.ContinueOnError)
-	listen := flags.String("listen", "", "unix `socket` to serve on")
-	base := flags.String("base", "", "`folder` for containers, in place of /run/kata-containers")
-	runc := flags.String("runc", "/usr/bin/runc", "the runc `program`")
-	measured := flags.String("initdata", "", "measured document, a toml `file`")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if *listen == "" || *base == "" || flags.NArg() > 0 {
-		return fmt.Errorf("not the first process of a machine; for development give --listen SOCKET and --base FOLDER")
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := reap.Serve(ctx); err != nil {
-		return err
-	}
-	s, err := hostSettings(*base, *runc, *measured)
+// configure reads the measured document while the host is already served: its disk may appear late, and only containers need it. A
+// guest whose document is bad must not go on with half of it.
+func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages) {
+	begin := time.Now()
+	document, err := m.InitData(ctx)
 	if err != nil {
-		return err
+		m.PowerOff(err)
 	}
-	srv, err := assemble(ctx, s)
+	if document != nil {
+		s.initdata = document.Raw
+	}
+	puller, err := newImages(ctx, s)
 	if err != nil {
-		return err
+		m.PowerOff(err)
 	}
-	l, err := net.Listen("unix", *listen)
-	if err != nil {
-		return err
-	}
-	context.AfterFunc(ctx, func() { _ = srv.Close() })
-	return srv.Serve(ctx, l)
+	m.AddPhase("initdata", time.Since(begin))
+	images.set(puller)
 }
