@@ -36,13 +36,11 @@ func describeMachine(ctx context.Context, node *harness.Node, pod *harness.Pod, 
 	if m.ShimRSSMiB, err = residentMiB(pod.ID); err != nil {
 		return m, err
 	}
-	for _, path := range []string{node.Tools.Kernel, node.Tools.Initrd} {
-		info, err := os.Stat(path)
-		if err != nil {
-			return m, err
-		}
-		m.GuestMiB += int(info.Size() >> 20)
+	image, err := os.Stat(node.Tools.Initrd)
+	if err != nil {
+		return m, err
 	}
+	m.GuestMiB = int(image.Size() >> 20)
 	return m, nil
 }
 

@@ -57,7 +57,8 @@ type machine struct {
 	QEMU        string `json:"qemu"`
 	Accelerator string `json:"accelerator"`
 	ShimRSSMiB  int    `json:"shim_rss_mib"`
-	GuestMiB    int    `json:"guest_image_mib"`
+	// GuestMiB is the guest image without its kernel.
+	GuestMiB int `json:"guest_image_mib"`
 }
 
 // verdict lists everything that contradicts what the demo is to show.
