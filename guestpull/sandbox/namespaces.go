@@ -80,8 +80,14 @@ func unshareInto(spaces container.Namespaces, name string) error {
 func onOwnThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the runtime then ends the thread with the goroutine.
 		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			// The process's first thread never ends, and /proc/self is about it. It is kept busy while another one does the work.
+			defer runtime.UnlockOSThread()
+			result <- onOwnThread(f)
+			return
+		}
+		// Never unlocked: the runtime then ends the thread with the goroutine.
 		result <- f()
 	}()
 	return <-result
