@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/containerd/log"
+	"github.com/mdlayher/vsock"
 )
 
 // Transport is the control channel that this machine has. Its methods are safe for concurrent use.
@@ -18,7 +19,7 @@ type Transport struct {
 // Find waits for a control channel to appear: the virtio serial port of proto/mux or a vsock device, the port first. Once
 // it is found, serving lasts until ctx ends or Close is called. When ctx ends before, the error says what was missing.
 func Find(ctx context.Context) (*Transport, error) {
-	t, err := waitForChannel(ctx, sysfs{root: "/sys", dev: "/dev"})
+	t, err := waitForChannel(ctx, sysfs{root: "/sys", dev: "/dev", cid: vsock.ContextID})
 	if err != nil {
 		return nil, err
 	}
