@@ -18,7 +18,12 @@ import (
 // needRoot skips where the overlay cannot be mounted.
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
+	switch {
+	case os.Getenv("COFFER_TEST_TIER") == "unit":
+		t.Skip("COFFER_TEST_TIER=unit: tests that make mounts are not run")
+	case os.Geteuid() != 0 && os.Getenv("COFFER_REQUIRE") != "":
+		t.Fatal("needs root: a container's root file system is mounted")
+	case os.Geteuid() != 0:
 		t.Skip("needs root: a container's root file system is mounted")
 	}
 }

@@ -46,21 +46,8 @@ type pod struct {
 
 func newPod(t *testing.T, sharePID bool) *pod {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes namespaces and mounts")
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skip("needs the cache folder of `make setup`: ", err)
-	}
-	binary := filepath.Join(cache, "coffer/bin/runc")
-	if _, err := os.Stat(binary); err != nil {
-		t.Skip("needs runc from `make setup`: ", err)
-	}
 	const busybox = "/bin/busybox"
-	if _, err := os.Stat(busybox); err != nil {
-		t.Skip("needs Debian's busybox-static: ", err)
-	}
+	binary := needRunc(t, busybox)
 	p := &pod{base: t.TempDir()}
 	p.images = &fakeImages{layer: busyboxLayer(t, busybox), held: map[string]bool{}}
 	exits := reap.New()
@@ -100,6 +87,32 @@ func newPod(t *testing.T, sharePID bool) *pod {
 		}
 	})
 	return p
+}
+
+// needRunc returns the path of runc, or skips with what is missing; where COFFER_REQUIRE is set a missing need is a failure.
+func needRunc(t *testing.T, busybox string) string {
+	t.Helper()
+	if os.Getenv("COFFER_TEST_TIER") == "unit" {
+		t.Skip("COFFER_TEST_TIER=unit: tests that run containers are not run")
+	}
+	skip := t.Skip
+	if os.Getenv("COFFER_REQUIRE") != "" {
+		skip = t.Fatal
+	}
+	cache := os.Getenv("COFFER_CACHE")
+	if base, err := os.UserCacheDir(); cache == "" && err == nil {
+		cache = filepath.Join(base, "coffer")
+	}
+	binary := filepath.Join(cache, "bin/runc")
+	if os.Geteuid() != 0 {
+		skip("needs root: it makes namespaces and mounts")
+	}
+	for _, file := range []string{binary, busybox} {
+		if _, err := os.Stat(file); err != nil {
+			skip("run make setup: ", err)
+		}
+	}
+	return binary
 }
 
 type fakeImages struct {
