@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -12,7 +13,9 @@ const (
 	lastPause  = 200 * time.Millisecond
 )
 
-// retry calls attempt until it succeeds, says that another attempt is useless, or ctx ends; the last error is returned.
+// retry calls attempt until it succeeds, says that another attempt is useless, or ctx ends. In the last case the error
+// is ctx's and no other: an attempt's own class (errdefs.ErrUnavailable, say) would tell the caller that the channel is
+// gone, so that it is only quoted.
 func retry(ctx context.Context, attempt func() (again bool, err error)) error {
 	pause := firstPause
 	for {
@@ -24,7 +27,7 @@ func retry(ctx context.Context, attempt func() (again bool, err error)) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return err
+			return fmt.Errorf("guest has not answered: %w (last attempt: %s)", ctx.Err(), err.Error())
 		case <-timer.C:
 		}
 		pause = min(2*pause, lastPause)

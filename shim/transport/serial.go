@@ -75,10 +75,12 @@ func (s *Serial) dialOnce(ctx context.Context, port uint32) (net.Conn, error) {
 	}()
 	select {
 	case r := <-results:
-		return r.conn, r.err
+		if r.err == nil || ctx.Err() == nil {
+			return r.conn, r.err
+		}
 	case <-ctx.Done():
-		return nil, fmt.Errorf("guest has not answered: %w", ctx.Err())
 	}
+	return nil, fmt.Errorf("guest has not answered: %w", ctx.Err())
 }
 
 func (s *Serial) open(ctx context.Context, port uint32) (_ net.Conn, retErr error) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -137,7 +138,7 @@ func TestSerialWaitsForListener(t *testing.T) {
 	p := startPeer(t, guest)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := s.Dial(ctx, testPort); !errors.Is(err, mux.ErrNoListener) && !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Dial(ctx, testPort); !errors.Is(err, context.DeadlineExceeded) || errdefs.IsUnavailable(err) {
 		t.Fatalf("no listener: %v", err)
 	}
 	close(p.listening)
@@ -287,7 +288,7 @@ func TestVsockDial(t *testing.T) {
 	v.dial = func(context.Context, uint32, uint32) (net.Conn, error) { return nil, unix.ENODEV }
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if _, err := v.Dial(ctx, testPort); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, unix.ENODEV) {
+	if _, err := v.Dial(ctx, testPort); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no such device") {
 		t.Errorf("a guest that never comes: %v", err)
 	}
 	v.Close()

@@ -120,9 +120,6 @@ func (v *Vsock) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		return notUpYet(err), err
 	})
 	if err != nil {
-		if ctx.Err() != nil {
-			err = fmt.Errorf("guest has not answered: %w (%w)", ctx.Err(), err)
-		}
 		return nil, fmt.Errorf("dial guest port %d on vsock %d: %w", port, v.cid, err)
 	}
 	return conn, nil
