@@ -117,10 +117,10 @@ func TestFailedStart(t *testing.T) {
 				h.guest.Intercept("Check", func(context.Context) error {
 					h.vm().Print("Kernel panic - not syncing")
 					h.vm().Crash(boom)
-					return boom
+					return errdefs.ErrUnavailable
 				})
 			},
-			want: []string{"Kernel panic"},
+			want: []string{"Kernel panic", "boom"},
 		},
 		"details":        {arrange: method("GetGuestDetails"), want: []string{"boom", "guest: hello"}},
 		"interface":      {arrange: method("UpdateInterface"), want: []string{"boom", "eth0"}},

@@ -63,9 +63,8 @@ func (p *Pod) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = p.setUp(ctx, instance, attachment)
-	if err != nil {
-		return fmt.Errorf("%w%s", err, quoteConsole(instance))
+	if err := p.setUp(ctx, instance, attachment); err != nil {
+		return withConsole(withExit(err, instance), instance)
 	}
 	return nil
 }
@@ -117,7 +116,7 @@ func (p *Pod) startVM(ctx context.Context, attachment *network.Attachment) (vm.I
 	p.instance = instance
 	p.mu.Unlock()
 	if err := instance.Start(ctx); err != nil {
-		return nil, fmt.Errorf("boot vm: %w%s", err, quoteConsole(instance))
+		return nil, withConsole(fmt.Errorf("boot vm: %w", err), instance)
 	}
 	return instance, nil
 }

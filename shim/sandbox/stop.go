@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/coffer-project/coffer/shim/vm"
@@ -102,7 +103,7 @@ func (p *Pod) watch(instance vm.Instance, lost <-chan struct{}) {
 	if p.State() != StateRunning {
 		return // a stop caused it, or came first
 	}
-	cause = fmt.Errorf("pod %s died: %w%s", p.ID(), cause, quoteConsole(instance))
+	cause = withConsole(fmt.Errorf("pod %s died: %w", p.ID(), cause), instance)
 	p.setExit(Exit{At: time.Now(), Status: exitDied, Err: cause})
 	log.G(ctx).WithError(cause).WithField("sandbox", p.ID()).Error("pod died")
 	if err := p.move(ctx, eventDied); err != nil {
@@ -124,14 +125,32 @@ func exitCause(instance vm.Instance) error {
 	return errors.New("its vm powered off")
 }
 
-// quoteConsole is the end of an error message: the guest's last words, or nothing.
-func quoteConsole(instance vm.Instance) string {
+// withConsole adds the guest's last words to an error that does not quote them already.
+func withConsole(err error, instance vm.Instance) error {
 	lines := instance.Console()
-	if len(lines) == 0 {
-		return ""
+	if len(lines) == 0 || strings.Contains(err.Error(), lines[len(lines)-1]) {
+		return err
 	}
-	if len(lines) > quotedLines {
-		lines = lines[len(lines)-quotedLines:]
+	lines = lines[max(0, len(lines)-quotedLines):]
+	return fmt.Errorf("%w; last console lines: %s", err, strings.Join(lines, " | "))
+}
+
+// withExit adds how the VM ended to an error that came of its end. The connection to the guest breaks a moment before the
+// VM's monitor is seen to end, so it waits for that a little.
+func withExit(err error, instance vm.Instance) error {
+	if errdefs.IsUnavailable(err) && !errors.Is(err, context.DeadlineExceeded) {
+		select {
+		case <-instance.Done():
+		case <-time.After(agentLostGrace):
+		}
 	}
-	return "; the guest's last lines:\n" + strings.Join(lines, "\n")
+	select {
+	case <-instance.Done():
+	default:
+		return err
+	}
+	if cause := exitCause(instance); !strings.Contains(err.Error(), cause.Error()) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }

@@ -103,7 +103,7 @@ func (s *Service) createInGuest(ctx context.Context, guest *agent.Client, r *tas
 	}
 	if _, err := guest.CreateContainer(ctx, request); err != nil {
 		// The guest goes on with a call that the host has given up, and a failed one may have left something.
-		return errors.Join(err, s.removeFromGuest(ctx, guest, r.GetID()))
+		return errors.Join(s.because(guest, err), s.removeFromGuest(ctx, guest, r.GetID()))
 	}
 	return nil
 }

@@ -24,6 +24,13 @@ import (
 // undoBudget bounds what is taken back after a failed call whose caller may have gone.
 const undoBudget = 30 * time.Second
 
+const (
+	// connectionGrace is how long the client of a broken connection may take to say so after its calls have failed.
+	connectionGrace = 100 * time.Millisecond
+	// podEndGrace is how long a pod may take to find out that its VM has ended.
+	podEndGrace = 3 * time.Second
+)
+
 // Service serves the tasks of one pod. Errors are of errdefs classes; the interceptor of the plugin package turns them
 // into RPC status.
 type Service struct {
@@ -206,6 +213,27 @@ func (s *Service) all() []*container {
 // pid is what every process of the pod is known by on the host: the VM's monitor, because the guest's process ids mean
 // nothing here.
 func (s *Service) pid() uint32 { return s.pod.PID() }
+
+// because adds the end of the pod to an error that came of it. A lost connection is seen here before the pod has found
+// out why, so it waits for that a little.
+func (s *Service) because(guest *agent.Client, err error) error {
+	if !errdefs.IsUnavailable(err) {
+		return err
+	}
+	select {
+	case <-guest.Done():
+	case <-time.After(connectionGrace):
+		return err // what is unavailable is something that the guest needs
+	}
+	select {
+	case <-s.pod.Gone():
+	case <-time.After(podEndGrace):
+	}
+	if cause := s.pod.Exit().Err; cause != nil {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}
 
 // Reports implements sandbox.Members.
 func (s *Service) Reports() map[string]sandbox.ContainerReport {

@@ -31,7 +31,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	}
 	started := time.Now()
 	if err := s.startInGuest(ctx, p); err != nil {
-		return nil, fmt.Errorf("start %s: %w", p, err)
+		return nil, fmt.Errorf("start %s: %w", p, s.because(p.container.guest, err))
 	}
 	if err := p.move(stateCreated, stateRunning); err != nil {
 		return nil, err // killed, or its pod died, in this very moment
