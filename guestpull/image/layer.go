@@ -112,7 +112,7 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 	inner := &clock{r: packed}
 	tar, err := p.unpacker.Decompress(inner, l.kind.Compression)
 	if err != nil {
-		return nil, err
+		return nil, blame(err, nil, packed)
 	}
 	open = append(open, tar)
 	hash := l.diffID.Algorithm().Hash()
@@ -123,7 +123,7 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 	size, implied, err := p.unpacker.Apply(ctx, dir, ahead)
 	rec.add(phaseApply, time.Since(start)-ahead.spent())
 	if err != nil {
-		return nil, err
+		return nil, blame(err, ahead, packed)
 	}
 	// The decoder may be content before its input has ended, and the verdicts on the input come with its end.
 	if err := atEnd(packed); err != nil {
@@ -150,4 +150,31 @@ func atEnd(r io.Reader) error {
 			return err
 		}
 	}
+}
+
+// blameLimit bounds what is read only to find out whose fault an error was, in bytes.
+const blameLimit = 64 << 20
+
+// blame looks for the cause of an error in the bytes of a layer. A decoder stumbles over wrong bytes long before the
+// verdicts on them (blob digest, HMAC) are due, and says nothing that helps. So the rest is read, within a limit, to hear
+// those verdicts: they say whether the registry sent, or somebody made, other bytes than the manifest promises.
+func blame(err error, unpacked, packed io.Reader) error {
+	if errdefs.IsResourceExhausted(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	// The packed bytes may be read here only after the decoder, which runs on its own, has stopped to read them.
+	if unpacked != nil && !exhausted(unpacked) {
+		return err
+	}
+	_, verdict := io.CopyN(io.Discard, packed, blameLimit)
+	if verdict == nil || verdict == io.EOF || errors.Is(err, verdict) { //nolint:errorlint // a wrapped EOF is no verdict
+		return err
+	}
+	return fmt.Errorf("%w (noticed as: %v)", verdict, err)
+}
+
+// exhausted reads to the end of a stream, whatever that is, and reports whether it came within the limit.
+func exhausted(r io.Reader) bool {
+	_, err := io.CopyN(io.Discard, r, blameLimit)
+	return err != nil
 }

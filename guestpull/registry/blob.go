@@ -131,12 +131,12 @@ func (b *blob) connect() error {
 		ep := b.endpoints[b.current]
 		rc, err := b.client.open(b.ctx, ep, b.desc, b.offset)
 		if err == nil {
-			rc = &lazyOpen{rc: rc}
-			if err = rc.(*lazyOpen).prime(); err == nil {
-				b.rc = rc
+			opened := &lazyOpen{rc: rc}
+			if err = opened.prime(b.desc.Size - b.offset); err == nil {
+				b.rc = opened
 				return nil
 			}
-			rc.Close()
+			opened.Close()
 		}
 		errs = append([]error{explain(err, ep)}, errs...)
 		if b.ctx.Err() != nil {
@@ -177,8 +177,8 @@ type lazyOpen struct {
 	err  error
 }
 
-func (l *lazyOpen) prime() error {
-	buf := make([]byte, 512)
+func (l *lazyOpen) prime(left int64) error {
+	buf := make([]byte, min(left, 512))
 	n, err := l.rc.Read(buf)
 	l.head = buf[:n]
 	if n > 0 || errors.Is(err, io.EOF) || errors.Is(err, errTruncated) {
