@@ -82,6 +82,16 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
       pod_annotations = ['io.katacontainers.*']
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-podsandbox.options]
         ConfigPath = '{{.ShimConfig}}'
+{{- range $name, $config := .Handlers}}
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$name}}]
+      runtime_type = 'io.containerd.coffer.v2'
+      snapshotter = 'coffer'
+      sandboxer = 'shim'
+      disable_pause_image_pull = true
+      pod_annotations = ['io.katacontainers.*']
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$name}}.options]
+        ConfigPath = '{{$config}}'
+{{- end}}
 `))
 
 // cniConfig gives pods addresses on the bridge that the node's own servers listen on.
@@ -103,6 +113,8 @@ type containerdPaths struct {
 	Hosts, CNIPlugins, CNIConf         string
 	Runc, Path, Pause                  string
 	LocalPull                          bool
+	// Handlers are the files of further runtime handlers, by their names.
+	Handlers map[string]string
 }
 
 func (n *Node) writeContainerdConfig() (string, error) {
@@ -112,6 +124,10 @@ func (n *Node) writeContainerdConfig() (string, error) {
 		ShimSockets: n.path("s"), ShimConfig: n.path("shim.toml"),
 		Hosts: n.path("hosts"), CNIPlugins: n.Tools.CNIPlugins, CNIConf: n.path("cni"),
 		Runc: n.Tools.Runc, Path: n.searchPath(), LocalPull: n.options.LocalPull, Pause: PauseImage,
+		Handlers: map[string]string{},
+	}
+	for name := range n.options.Handlers {
+		p.Handlers[name] = n.shimConfigPath(name)
 	}
 	for _, dir := range []string{p.Hosts, p.CNIConf, p.ShimSockets} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

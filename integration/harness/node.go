@@ -17,6 +17,9 @@ type Options struct {
 	LocalPull bool
 	// ShimConfig is appended to the shim's configuration file: whole TOML tables that the node does not write itself.
 	ShimConfig string
+	// Handlers are further runtime handlers of Coffer's, by their names. Each text is a drop-in that changes the
+	// node's own configuration of the shim.
+	Handlers map[string]string
 }
 
 // Node is a running containerd node with what it pulls from.
@@ -115,8 +118,26 @@ kernel = %q
 initrd = %q
 default_memory_mib = 512
 %s`, n.path("shim"), n.Tools.QEMU, n.Tools.Kernel, n.Tools.Initrd, n.options.ShimConfig)
-	return os.WriteFile(n.path("shim.toml"), []byte(text), 0o600)
+	if err := os.WriteFile(n.path("shim.toml"), []byte(text), 0o600); err != nil {
+		return err
+	}
+	for name, dropIn := range n.options.Handlers {
+		path := n.shimConfigPath(name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return err
+		}
+		if err := os.Mkdir(path+".d", 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(path+".d", "10-test.toml"), []byte(dropIn), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// shimConfigPath is the shim's configuration for one of Options.Handlers.
+func (n *Node) shimConfigPath(handler string) string { return n.path("shim-" + handler + ".toml") }
 
 // Close removes all pods, ends every process in reverse order of its start, and removes the node's folder. It reports
 // what outlived its pod.
