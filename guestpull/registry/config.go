@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/reference"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 // Config says how registries are reached. The zero value reaches every registry by https with the system's roots.
@@ -127,6 +129,13 @@ func (c *Config) endpoints(ref string) ([]endpoint, error) {
 	return append(list, newEndpoint(relocate(spec, r.Prefix, r.Location), r.PlainHTTP)), nil
 }
 
+// The parts of a reference as the distribution protocol defines them; they become paths of requests.
+var (
+	hostPattern = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+	repoPattern = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+	tagPattern  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+)
+
 // parseReference reads a full reference: host/repository:tag, host/repository@digest, or both tag and digest.
 func parseReference(ref string) (reference.Spec, error) {
 	const limit = 1024
@@ -144,6 +153,12 @@ func parseReference(ref string) (reference.Spec, error) {
 	if !strings.ContainsAny(host, ".:") && host != "localhost" {
 		return reference.Spec{}, fmt.Errorf("image reference %q does not start with a registry host; write it in full, like docker.io/library/busybox:1: %w",
 			ref, errdefs.ErrInvalidArgument)
+	}
+	tag, dgst, pinned := strings.Cut(spec.Object, "@")
+	repo, whole := strings.CutPrefix(spec.Locator, host+"/")
+	if !whole || !hostPattern.MatchString(host) || !repoPattern.MatchString(repo) || (tag != "" && !tagPattern.MatchString(tag)) ||
+		(pinned && digest.Digest(dgst).Validate() != nil) {
+		return reference.Spec{}, fmt.Errorf("image reference %q is malformed, want host/repository with a tag, a digest or both: %w", ref, errdefs.ErrInvalidArgument)
 	}
 	return spec, nil
 }

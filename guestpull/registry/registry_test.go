@@ -237,12 +237,16 @@ func TestConnectionFaults(t *testing.T) {
 		wantErr error
 		text    string
 	}{
-		"unknown authority": {secureRef, Config{}, errdefs.ErrFailedPrecondition, "certificate is not trusted"},
-		"http, not https":   {openRef, Config{}, errdefs.ErrFailedPrecondition, "speaks http"},
-		"nobody listens":    {goneRef, Config{Registries: []Registry{{Prefix: gone.Addr(), PlainHTTP: true}}}, errdefs.ErrUnavailable, "cannot be reached"},
-		"blocked":           {openRef, Config{Registries: []Registry{{Prefix: open.Addr(), Blocked: true}}}, errdefs.ErrPermissionDenied, "is blocked"},
-		"no host in name":   {"busybox:1", Config{}, errdefs.ErrInvalidArgument, ""},
-		"no tag":            {open.Addr() + "/app", Config{}, errdefs.ErrInvalidArgument, "neither tag nor digest"},
+		"unknown authority":   {secureRef, Config{}, errdefs.ErrFailedPrecondition, "certificate is not trusted"},
+		"http, not https":     {openRef, Config{}, errdefs.ErrFailedPrecondition, "speaks http"},
+		"nobody listens":      {goneRef, Config{Registries: []Registry{{Prefix: gone.Addr(), PlainHTTP: true}}}, errdefs.ErrUnavailable, "cannot be reached"},
+		"blocked":             {openRef, Config{Registries: []Registry{{Prefix: open.Addr(), Blocked: true}}}, errdefs.ErrPermissionDenied, "is blocked"},
+		"no host in name":     {"busybox:1", Config{}, errdefs.ErrInvalidArgument, ""},
+		"path out of the API": {open.Addr() + "/../../etc:1", Config{}, errdefs.ErrInvalidArgument, "invalid reference"},
+		"upper case":          {open.Addr() + "/App:1", Config{}, errdefs.ErrInvalidArgument, "malformed"},
+		"short digest":        {open.Addr() + "/app@sha256:00", Config{}, errdefs.ErrInvalidArgument, "malformed"},
+		"user in host":        {"user:secret@" + open.Addr() + "/app:1", Config{}, errdefs.ErrInvalidArgument, ""},
+		"no tag":              {open.Addr() + "/app", Config{}, errdefs.ErrInvalidArgument, "neither tag nor digest"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

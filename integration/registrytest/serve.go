@@ -116,6 +116,10 @@ func (r *Registry) manifest(w http.ResponseWriter, req *http.Request, repo, name
 		w.Header().Set("Docker-Content-Digest", digest.FromBytes(raw).String())
 		r.answer(w, req, f, mediaType, raw)
 	case http.MethodPut:
+		if f := r.fault(Manifest, name, req.Method); f != nil {
+			r.misbehave(w, req, f, "", nil)
+			return
+		}
 		raw, err := io.ReadAll(io.LimitReader(req.Body, 8<<20))
 		if err != nil {
 			refuse(w, http.StatusBadRequest, "MANIFEST_INVALID", err.Error())

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -24,6 +25,9 @@ import (
 
 // copyBuffer is how much is moved at a time; ocicrypt's cipher allocates and copies for each read.
 const copyBuffer = 1 << 20
+
+// refPattern is host, repository and a tag, a digest or both.
+var refPattern = regexp.MustCompile(`^[A-Za-z0-9.\[\]:-]+(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,})?$`)
 
 // RegistryOptions say how a registry is reached.
 type RegistryOptions struct {
@@ -50,7 +54,7 @@ func NewRegistry(ref string, o RegistryOptions) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse image reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
-	if spec.Object == "" || (!strings.ContainsAny(spec.Hostname(), ".:") && spec.Hostname() != "localhost") {
+	if spec.Object == "" || !refPattern.MatchString(ref) || (!strings.ContainsAny(spec.Hostname(), ".:") && spec.Hostname() != "localhost") {
 		return nil, fmt.Errorf("image reference %q is not complete; write it like registry.example:5000/app:1 or docker.io/library/busybox:1: %w", ref, errdefs.ErrInvalidArgument)
 	}
 	pool, err := x509.SystemCertPool()
