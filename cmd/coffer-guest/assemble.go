@@ -25,6 +25,7 @@ type settings struct {
 
 	init           bool
 	proxy, noProxy string
+	pipeSize       int    // bytes; 0: the kernel's default
 	initdata       []byte // nil: there is no measured document
 	cgroups        cgroup.Root
 	phases         func() []server.Phase
@@ -55,7 +56,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	}
 	containers, err := container.New(container.Options{
 		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Base: s.base, Cgroups: s.cgroups,
-		CgroupParent: "/coffer",
+		CgroupParent: "/coffer", PipeSize: s.pipeSize,
 	})
 	if err != nil {
 		return nil, err

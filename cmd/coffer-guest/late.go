@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/image"
@@ -10,11 +11,14 @@ import (
 
 // lateImages is the puller before it is known how to pull.
 type lateImages struct {
+	limit  time.Duration // of one pull
 	known  chan struct{}
 	images container.Images // valid once known is closed
 }
 
-func newLateImages() *lateImages { return &lateImages{known: make(chan struct{})} }
+func newLateImages(limit time.Duration) *lateImages {
+	return &lateImages{limit: limit, known: make(chan struct{})}
+}
 
 // set makes the puller known. Call it once.
 func (l *lateImages) set(images container.Images) {
@@ -22,11 +26,18 @@ func (l *lateImages) set(images container.Images) {
 	close(l.known)
 }
 
-// Pull waits until the puller is known.
+// Pull waits until the puller is known. It takes no longer than the limit, whatever the host would wait.
 func (l *lateImages) Pull(ctx context.Context, req image.Request) (*image.Image, error) {
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, l.limit)
+	defer cancel()
 	select {
 	case <-l.known:
-		return l.images.Pull(ctx, req)
+		img, err := l.images.Pull(ctx, req)
+		if err != nil && ctx.Err() != nil && caller.Err() == nil {
+			err = fmt.Errorf("not done within %s (kernel parameter agent.image_pull_timeout): %w", l.limit, err)
+		}
+		return img, err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("pull image %s: wait for the measured document: %w", req.Reference, ctx.Err())
 	}

@@ -40,6 +40,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		init:       true,
 		proxy:      m.Params.HTTPSProxy,
 		noProxy:    m.Params.NoProxy,
+		pipeSize:   m.Params.PipeSize,
 		cgroups:    cgroup.Default,
 		phases: func() []server.Phase {
 			var out []server.Phase
@@ -49,7 +50,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 			return out
 		},
 	}
-	images := newLateImages()
+	images := newLateImages(m.Params.ImagePullTimeout)
 	go configure(ctx, m, s, images)
 	begin := time.Now()
 	srv, err := assemble(s, images)

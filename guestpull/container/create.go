@@ -79,7 +79,7 @@ func (m *Manager) createSandbox(c *Container, p *plan) error {
 			return err
 		}
 	}
-	set, child, err := stdio.Pipes()
+	set, child, err := stdio.Pipes(m.PipeSize)
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func writeSpec(path string, s *specs.Spec) error {
 
 // launch has the runtime create the container.
 func (m *Manager) launch(ctx context.Context, c *Container, terminal bool) error {
-	io, set, err := newStdio(terminal)
+	io, set, err := m.newStdio(terminal)
 	if err != nil {
 		return err
 	}
@@ -245,11 +245,11 @@ func (m *Manager) launch(ctx context.Context, c *Container, terminal bool) error
 }
 
 // newStdio prepares streams. With a terminal there is no set yet: the runtime makes the terminal.
-func newStdio(terminal bool) (Stdio, *stdio.Set, error) {
+func (m *Manager) newStdio(terminal bool) (Stdio, *stdio.Set, error) {
 	if terminal {
 		return Stdio{Terminal: true}, nil, nil
 	}
-	set, child, err := stdio.Pipes()
+	set, child, err := stdio.Pipes(m.PipeSize)
 	if err != nil {
 		return Stdio{}, nil, err
 	}

@@ -195,12 +195,12 @@ func TestExecsAreForgotten(t *testing.T) {
 
 func TestNamesOfTheGuestAreTaken(t *testing.T) {
 	f := newFakes(t)
-	for _, id := range []string{"shared", "sandbox"} {
+	for _, id := range []string{"shared", "sandbox", "image"} {
 		if err := f.Create(t.Context(), f.request(id)); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("container %s: %v", id, err)
 		}
-		if _, err := os.Stat(f.Base + "/" + id); err != nil {
-			t.Errorf("folder %s: %v", id, err)
+		if _, err := os.Stat(f.Base + "/" + id + "/rootfs"); err == nil {
+			t.Errorf("folder %s was used", id)
 		}
 	}
 }

@@ -22,7 +22,7 @@ const cleanupTimeout = 30 * time.Second
 // maxContainers bounds the containers of one pod.
 const maxContainers = 1024
 
-// Options are the parts that a Manager works with; all are needed.
+// Options are the parts that a Manager works with; all but PipeSize are needed.
 type Options struct {
 	Images  Images
 	Runtime Runtime
@@ -33,6 +33,8 @@ type Options struct {
 	Cgroups cgroup.Root
 	// CgroupParent is the group below which each container gets its own, /coffer.
 	CgroupParent string
+	// PipeSize is the size of the pipes of standard output in bytes; 0 leaves the kernel's default.
+	PipeSize int
 }
 
 // Manager holds the containers of the pod. Its methods are safe for concurrent use.

@@ -36,6 +36,9 @@ const (
 	maxReference     = 1024
 )
 
+// reserved are the folders beside those of the containers.
+var reserved = map[string]bool{"image": true, "sandbox": true, "shared": true}
+
 // plan is a checked request: nothing has been done yet.
 type plan struct {
 	id       string
@@ -54,6 +57,9 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 	id := req.GetContainerId()
 	if err := CheckID("container", id); err != nil {
 		return nil, err
+	}
+	if reserved[id] {
+		return nil, refuse(req, "the guest itself uses this name")
 	}
 	p := &plan{id: id, execID: req.GetExecId()}
 	if p.execID != "" {

@@ -34,8 +34,8 @@ func (c *Child) Close() {
 }
 
 // Pipes returns the two sides of a process without a terminal. They are pipes, not sockets, because programs open
-// /dev/stdout anew, which the kernel refuses for a socket.
-func Pipes() (_ *Set, _ *Child, retErr error) {
+// /dev/stdout anew, which the kernel refuses for a socket. size is that of the output pipes in bytes, 0 for the kernel's default.
+func Pipes(size int) (_ *Set, _ *Child, retErr error) {
 	var files []*os.File
 	defer func() {
 		if retErr != nil {
@@ -50,6 +50,13 @@ func Pipes() (_ *Set, _ *Child, retErr error) {
 			return nil, nil, fmt.Errorf("make stdio pipe: %w", err)
 		}
 		files = append(files, r, w)
+	}
+	if size > 0 {
+		for _, f := range []*os.File{files[3], files[5]} {
+			if _, err := unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, size); err != nil {
+				return nil, nil, fmt.Errorf("set size of stdio pipe: %w", err)
+			}
+		}
 	}
 	set := &Set{stdin: newWriter(files[1], false), stdout: newReader(files[2]), stderr: newReader(files[4])}
 	return set, &Child{Stdin: files[0], Stdout: files[3], Stderr: files[5]}, nil

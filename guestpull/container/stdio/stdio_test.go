@@ -12,7 +12,7 @@ import (
 
 func pipes(t *testing.T) (*Set, *Child) {
 	t.Helper()
-	set, child, err := Pipes()
+	set, child, err := Pipes(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,6 +136,18 @@ func TestCloseEndsWaits(t *testing.T) {
 	}
 	if err := set.Resize(1, 1); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("resize without terminal: %v", err)
+	}
+}
+
+func TestPipeSize(t *testing.T) {
+	set, child, err := Pipes(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	defer child.Close()
+	if n, err := child.Stdout.Write(make([]byte, 1<<20)); err != nil || n != 1<<20 { // would block
+		t.Errorf("wrote %d: %v", n, err)
 	}
 }
 
