@@ -156,7 +156,8 @@ func parseReference(ref string) (reference.Spec, error) {
 	}
 	tag, dgst, pinned := strings.Cut(spec.Object, "@")
 	repo, whole := strings.CutPrefix(spec.Locator, host+"/")
-	if !whole || !hostPattern.MatchString(host) || !repoPattern.MatchString(repo) || (tag != "" && !tagPattern.MatchString(tag)) ||
+	// The text must be nothing but these parts: no user, no query.
+	if !whole || spec.String() != ref || !hostPattern.MatchString(host) || !repoPattern.MatchString(repo) || (tag != "" && !tagPattern.MatchString(tag)) ||
 		(pinned && digest.Digest(dgst).Validate() != nil) {
 		return reference.Spec{}, fmt.Errorf("image reference %q is malformed, want host/repository with a tag, a digest or both: %w", ref, errdefs.ErrInvalidArgument)
 	}

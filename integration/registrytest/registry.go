@@ -23,7 +23,8 @@ type Request struct {
 	Kind   Kind      `json:"kind"`
 	Object string    `json:"object"` // tag or digest
 	Range  string    `json:"range,omitempty"`
-	Status int       `json:"status"`
+	Status int       `json:"status"` // 0 while the request is being answered
+	part   string
 }
 
 // Registry is a registry in memory. The zero value is not usable; see New.

@@ -14,6 +14,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// The parts of the API's paths between repository and object.
+const (
+	manifests = "/manifests/"
+	uploads   = "/blobs/uploads/"
+	blobs     = "/blobs/"
+)
+
 // recorder remembers the status of an answer for the log.
 type recorder struct {
 	http.ResponseWriter
@@ -32,19 +39,42 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	host, _, _ := net.SplitHostPort(req.RemoteAddr)
 	entry := Request{Time: time.Now(), Client: host, Method: req.Method, Kind: Other, Range: req.Header.Get("Range")}
-	// Logged also when a fault ends the handler by a panic, which is how a connection is broken.
+	// Logged before the answer, so that whoever has the answer finds the request in the log; the status comes later, also
+	// when a fault ends the handler by a panic, which is how a connection is broken.
+	r.classify(req, &entry)
+	r.mu.Lock()
+	line := len(r.log)
+	r.log = append(r.log, entry)
+	r.mu.Unlock()
 	defer func() {
-		entry.Status = rec.status
 		r.mu.Lock()
-		r.log = append(r.log, entry)
+		r.log[line].Status = rec.status
 		r.mu.Unlock()
 	}()
 	r.route(rec, req, &entry)
 }
 
+// classify says what a request asks for.
+func (r *Registry) classify(req *http.Request, entry *Request) {
+	path, _ := strings.CutPrefix(req.URL.Path, "/v2/")
+	for _, part := range []string{manifests, uploads, blobs} {
+		repo, object, ok := cutLast(path, part)
+		if !ok {
+			continue
+		}
+		entry.Repo, entry.Object, entry.part = repo, object, part
+		switch part {
+		case manifests:
+			entry.Kind = Manifest
+		case blobs:
+			entry.Kind = r.kind(object)
+		}
+		return
+	}
+}
+
 func (r *Registry) route(w http.ResponseWriter, req *http.Request, entry *Request) {
-	path, ok := strings.CutPrefix(req.URL.Path, "/v2/")
-	if !ok {
+	if !strings.HasPrefix(req.URL.Path, "/v2/") {
 		refuse(w, http.StatusNotFound, "UNSUPPORTED", "no such path")
 		return
 	}
@@ -53,28 +83,18 @@ func (r *Registry) route(w http.ResponseWriter, req *http.Request, entry *Reques
 		refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 		return
 	}
-	if path == "" {
-		return
-	}
-	for _, part := range []string{"/manifests/", "/blobs/uploads/", "/blobs/"} {
-		repo, object, ok := cutLast(path, part)
-		if !ok {
-			continue
+	switch entry.part {
+	case manifests:
+		r.manifest(w, req, entry.Repo, entry.Object)
+	case uploads:
+		r.upload(w, req, entry.Repo, entry.Object)
+	case blobs:
+		r.blob(w, req, entry.Kind, entry.Object)
+	default:
+		if req.URL.Path != "/v2/" {
+			refuse(w, http.StatusNotFound, "UNSUPPORTED", "no such path")
 		}
-		entry.Repo, entry.Object = repo, object
-		switch part {
-		case "/manifests/":
-			entry.Kind = Manifest
-			r.manifest(w, req, repo, object)
-		case "/blobs/uploads/":
-			r.upload(w, req, repo, object)
-		default:
-			entry.Kind = r.kind(object)
-			r.blob(w, req, entry.Kind, object)
-		}
-		return
 	}
-	refuse(w, http.StatusNotFound, "UNSUPPORTED", "no such path")
 }
 
 func cutLast(s, sep string) (before, after string, ok bool) {
