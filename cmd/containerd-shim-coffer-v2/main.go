@@ -7,6 +7,7 @@ import (
 	"context"
 
 	"github.com/containerd/containerd/v2/pkg/shim"
+	ctrdversion "github.com/containerd/containerd/v2/version"
 
 	"github.com/coffer-project/coffer/shim/plugin"
 )
@@ -15,6 +16,8 @@ import (
 var version = "devel"
 
 func main() {
+	// The shim library answers -v with the version of the module that it is part of.
+	ctrdversion.Version = version
 	shim.RunShim(context.Background(), plugin.Manager(version), func(c *shim.Config) {
 		// The hypervisor driver waits for its own child. A reaper would take the exit status away from it, and a
 		// subreaper would be handed children that are nobody's here.

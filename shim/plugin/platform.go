@@ -8,6 +8,9 @@ import (
 	"os"
 	"slices"
 
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coffer-project/coffer/shim/config"
@@ -27,7 +30,24 @@ func Manager(version string) *manager.Manager {
 }
 
 func platform() sandbox.Platform {
-	return sandbox.Platform{LoadConfig: config.Load, NewDriver: newDriver, Network: hostNetwork{}, HostDNS: hostDNS}
+	return sandbox.Platform{LoadConfig: loadConfig, NewDriver: newDriver, Network: hostNetwork{}, HostDNS: hostDNS}
+}
+
+// loadConfig reads the configuration and lets the shim log what it asks for. containerd's own debug switch, which has
+// set the level before, can only add to that.
+func loadConfig(path string) (*config.Config, error) {
+	c, err := config.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := logrus.ParseLevel(string(c.LogLevel))
+	if err != nil {
+		return nil, fmt.Errorf("log_level: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if logger := log.L.Logger; wanted > logger.GetLevel() || logger.GetLevel() == logrus.InfoLevel {
+		logger.SetLevel(wanted)
+	}
+	return c, nil
 }
 
 func newDriver(c *config.Config) (vm.Driver, error) {
