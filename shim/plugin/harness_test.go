@@ -175,6 +175,9 @@ func (h *harness) createSandbox() error {
 	options, err := anypb.New(&cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: "web"}, Hostname: "web",
 		DnsConfig: &cri.DNSConfig{Servers: []string{"10.96.0.10"}},
+		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
+			NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
+		}},
 	})
 	must(h.t, err)
 	_, err = h.sandboxes.CreateSandbox(h.ctx, &sandboxapi.CreateSandboxRequest{

@@ -89,6 +89,9 @@ func TestContainerWithoutItsPod(t *testing.T) {
 func TestSingleContainer(t *testing.T) {
 	h := newHarness(t)
 	h.run("c1").Exit(5)
+	if h.guest.Calls("CreateSandbox")[0].Request.(*agentpb.CreateSandboxRequest).GetSandboxPidns() {
+		t.Error("a single container shares its processes with nobody")
+	}
 	if got := h.wait("c1", ""); got != 5 {
 		t.Errorf("exit code is %d, want 5", got)
 	}

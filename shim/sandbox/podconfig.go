@@ -52,11 +52,10 @@ func checkPodConfig(config *cri.PodSandboxConfig) error {
 	return nil
 }
 
-// sharesPIDs tells whether the pod's containers are to see each other's processes. CRI's zero value is POD, so a pod
-// that says nothing at all, as outside CRI, has to be told apart.
+// sharesPIDs tells whether containers of the pod may ask to see each other's processes. That is CRI's default (its zero
+// value is POD), also for a pod that says nothing; the kubelet asks for CONTAINER unless the user wants sharing.
 func sharesPIDs(config *cri.PodSandboxConfig) bool {
-	options := namespaces(config)
-	return options != nil && options.GetPid() == cri.NamespaceMode_POD
+	return namespaces(config).GetPid() == cri.NamespaceMode_POD
 }
 
 // resolvLines are DNS settings as lines of a resolv.conf, which is how the agent protocol wants them.

@@ -24,7 +24,7 @@ func TestCheckPodConfig(t *testing.T) {
 		wantErr    error
 		sharesPIDs bool
 	}{
-		"empty":          {config: &cri.PodSandboxConfig{}},
+		"empty":          {config: &cri.PodSandboxConfig{}, sharesPIDs: true},
 		"own processes":  {config: pod(&cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER})},
 		"shared by pod":  {config: pod(&cri.NamespaceOption{}), sharesPIDs: true},
 		"host network":   {config: pod(&cri.NamespaceOption{Network: node}), wantErr: errdefs.ErrInvalidArgument},

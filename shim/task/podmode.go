@@ -83,13 +83,15 @@ func podConfigOf(b *bundle.Bundle, made kind) (*cri.PodSandboxConfig, error) {
 		return nil, fmt.Errorf("decode specification: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	config.Hostname = spec.Hostname
+	pid := cri.NamespaceMode_CONTAINER
 	if made == kindPause {
 		// The pause container's specification does not tell whether the pod's containers will share their processes,
 		// so the guest is prepared for it.
-		config.Linux = &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
-			NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_POD},
-		}}
+		pid = cri.NamespaceMode_POD
 	}
+	config.Linux = &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
+		NamespaceOptions: &cri.NamespaceOption{Pid: pid},
+	}}
 	for _, mount := range spec.Mounts {
 		if mount.Destination != "/etc/resolv.conf" {
 			continue
