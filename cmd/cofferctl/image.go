@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/containerd/errdefs"
@@ -82,7 +83,7 @@ func encryptImage(c *cli.Context) error {
 		return err
 	}
 	for _, img := range result.Images {
-		fmt.Fprintf(c.App.Writer, "%s %s: %d of %d layers encrypted\n", img.Digest, img.Platform, img.Encrypted, img.Layers)
+		fmt.Fprintf(c.App.Writer, "%s\n", strings.TrimSpace(fmt.Sprintf("%d of %d layers encrypted in %s %s", img.Encrypted, img.Layers, img.Digest, img.Platform)))
 	}
 	fmt.Fprintf(c.App.Writer, "image:  %s@%s\nkey:    %s\n", dst, result.Desc.Digest, opts.KeyID)
 	return nil
