@@ -50,7 +50,12 @@ func newImages(ctx context.Context, s settings) (*image.Puller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits()), layers,
+	// An image that does not fit is refused while there is still memory to say so.
+	options := []unpack.Option{unpack.WithSpace(layers.Free)}
+	if layers.NoDevices() {
+		options = append(options, unpack.WithDevices())
+	}
+	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits(), options...), layers,
 		image.WithParallel(measured.Image.ParallelLayers)), nil
 }
 
