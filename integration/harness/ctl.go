@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/coffer-project/coffer/integration/registrytest"
 )
 
 // PauseImage is the sandbox image of handlers that need one.
@@ -36,11 +38,14 @@ func (n *Node) pushPause(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	busybox, err := Busybox(n.Tools.Busybox)
+	busybox, err := os.ReadFile(n.Tools.Busybox)
 	if err != nil {
-		return err
+		return fmt.Errorf("read busybox: %w; run make setup", err)
 	}
-	if err := layout.AddLayer(busybox); err != nil {
+	// Not the layer of the test images: containerd shares snapshots by content, and this image is unpacked on the host.
+	if err := layout.AddLayer(registrytest.NewLayer(registrytest.Gzip,
+		registrytest.Entry{Name: "bin/"}, registrytest.Entry{Name: "bin/sleep", Body: string(busybox), Mode: 0o755},
+	)); err != nil {
 		return err
 	}
 	return n.Ctl(ctx, true, "image", "copy", "oci:"+dir, PauseImage, "--plain-http")
