@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -38,10 +39,11 @@ func imageCommand() *cli.Command {
 				ArgsUsage: "SRC DST",
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "key-id", Usage: "the key's name at the broker, kbs:///repository/type/tag", Required: true},
-					&cli.StringFlag{Name: "kbs-url", Usage: "hand the key to the key broker at this `URL`"},
-					&cli.StringFlag{Name: "admin-key", Usage: "sign in to the broker with the Ed25519 key in this PEM `FILE`", TakesFile: true},
-					&cli.StringFlag{Name: "kbs-ca", Usage: "trust only the authorities in this PEM `FILE` for the broker", TakesFile: true},
+					&cli.StringFlag{Name: "kbs-url", Usage: "hand the key to the key broker at this `URL`", EnvVars: []string{"COFFER_KBS_URL"}},
+					&cli.StringFlag{Name: "admin-key", Usage: "sign in to the broker with the Ed25519 key in this PEM `FILE`", EnvVars: []string{"COFFER_KBS_ADMIN_KEY"}, TakesFile: true},
+					&cli.StringFlag{Name: "kbs-ca", Usage: "trust only the authorities in this PEM `FILE` for the broker", EnvVars: []string{"COFFER_KBS_CA"}, TakesFile: true},
 					&cli.StringFlag{Name: "key-file", Usage: "use the 32 bytes in this `FILE` as the key; a new random key is made where it does not exist", TakesFile: true},
+					&cli.BoolFlag{Name: "replace-key", Usage: "put a new random key in the place of one that the broker has; images that need the old one are lost"},
 					&cli.StringSliceFlag{Name: "platform", Usage: "take only this platform of an index, like linux/amd64; may be repeated"},
 					&cli.IntSliceFlag{Name: "layer", Usage: "encrypt only this layer, counted from 0, or from the end when negative; may be repeated"},
 					&cli.StringFlag{Name: "wrap-type", Usage: "how layer keys are wrapped: A256GCM or A256CTR", Value: string(keyprovider.WrapGCM)},
@@ -104,7 +106,7 @@ func sealOptions(c *cli.Context) (seal.Options, error) {
 		return opts, errors.New("give --kbs-url and --admin-key to hand the key to a broker, or --key-file to keep it; otherwise it would be lost")
 	}
 	if c.String("kbs-url") != "" {
-		if opts.Keys, err = brokerAdmin(c); err != nil {
+		if opts.Keys, err = brokerAdmin(c, uri); err != nil {
 			return opts, err
 		}
 	}
@@ -112,7 +114,7 @@ func sealOptions(c *cli.Context) (seal.Options, error) {
 	return opts, err
 }
 
-func brokerAdmin(c *cli.Context) (seal.KeyStore, error) {
+func brokerAdmin(c *cli.Context, uri kbs.ResourceURI) (seal.KeyStore, error) {
 	if c.String("admin-key") == "" {
 		return nil, errors.New("--kbs-url needs --admin-key, the private key that the broker knows its admin by")
 	}
@@ -128,7 +130,19 @@ func brokerAdmin(c *cli.Context) (seal.KeyStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Options{URL: c.String("kbs-url"), CACertPEM: ca, Key: key})
+	broker, err := client.New(client.Options{URL: c.String("kbs-url"), CACertPEM: ca, Key: key})
+	if err != nil {
+		return nil, err
+	}
+	if c.String("key-file") != "" || c.Bool("replace-key") {
+		return broker, nil
+	}
+	// A random key under a name in use would lock everybody out of the images that were encrypted before. Not every broker
+	// can list its resources; one that cannot be asked at all is noticed when the key is handed over.
+	if known, err := broker.List(c.Context); err == nil && slices.Contains(known, uri) {
+		return nil, fmt.Errorf("the broker has a key %s already; choose another --key-id, use that key with --key-file, or give --replace-key: %w", uri, errdefs.ErrAlreadyExists)
+	}
+	return broker, nil
 }
 
 // readKey reads a key from a file, or makes one, in the file when a name is given.

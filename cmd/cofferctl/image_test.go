@@ -2,15 +2,20 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
 	rt "github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/owner/broker/brokertest"
 	"github.com/coffer-project/coffer/owner/seal"
 )
 
@@ -46,6 +51,45 @@ func TestImageEncryptAndInspect(t *testing.T) {
 	}
 	if again, err := os.ReadFile(key); err != nil || !bytes.Equal(again, made) {
 		t.Error("an existing key was replaced")
+	}
+}
+
+func TestImageEncryptHandsTheKeyToTheBroker(t *testing.T) {
+	r, broker := rt.Start(t), brokertest.Start(t, brokertest.Options{TLS: true})
+	src := r.Put("app", "1", rt.NewImage([]rt.Layer{rt.NewLayer(rt.Gzip, rt.Entry{Name: "f"})}, nil, nil))
+	dir := t.TempDir()
+	admin, ca, key := filepath.Join(dir, "admin.key"), filepath.Join(dir, "ca.pem"), filepath.Join(dir, "key")
+	der, err := x509.MarshalPKCS8PrivateKey(broker.AdminKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, raw := range map[string][]byte{admin: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), ca: broker.CACertPEM} {
+		if err := os.WriteFile(name, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	encrypt := func(extra ...string) error {
+		args := append([]string{
+			"encrypt", "--plain-http", "--key-id", "kbs:///default/image/app",
+			"--kbs-url", broker.URL, "--kbs-ca", ca, "--admin-key", admin,
+		}, extra...)
+		_, err := runImage(t, append(args, src, r.Ref("sealed", "1"))...)
+		return err
+	}
+	if err := encrypt(); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := broker.Admin(t).List(t.Context()); err != nil || len(known) != 1 || known[0].String() != "kbs:///default/image/app" {
+		t.Fatalf("broker has %v, %v", known, err)
+	}
+	if err := encrypt(); !errors.Is(err, errdefs.ErrAlreadyExists) {
+		t.Errorf("a key in use was replaced: %v", err)
+	}
+	if err := encrypt("--replace-key"); err != nil {
+		t.Errorf("replace: %v", err)
+	}
+	if err := encrypt("--key-file", key); err != nil {
+		t.Errorf("with a key of one's own: %v", err)
 	}
 }
 

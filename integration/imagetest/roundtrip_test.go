@@ -18,13 +18,16 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/image"
+	guestkbs "github.com/coffer-project/coffer/guestpull/kbs"
 	"github.com/coffer-project/coffer/guestpull/registry"
 	"github.com/coffer-project/coffer/guestpull/store"
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	"github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/owner/broker/brokertest"
 	"github.com/coffer-project/coffer/owner/seal"
 	"github.com/coffer-project/coffer/proto/kbs"
 	"github.com/coffer-project/coffer/proto/keyprovider"
@@ -135,6 +138,32 @@ func TestSealedImageIsPulled(t *testing.T) {
 				t.Error("a pushed blob has plaintext")
 			}
 		})
+	}
+}
+
+// TestWithBroker has nothing in the place of anything: the owner hands the key to a key broker, and the guest attests to it.
+func TestWithBroker(t *testing.T) {
+	requireRoot(t)
+	r, broker := registrytest.Start(t), brokertest.Start(t, brokertest.Options{})
+	o := seal.RegistryOptions{PlainHTTP: true}
+	src := newRegistry(t, r.Put("app", "1", sample("amd64")), o)
+	if _, err := seal.Encrypt(t.Context(), src, newRegistry(t, r.Ref("sealed", "1"), o), seal.Options{KeyID: keyID, KEK: newKEK(), Keys: broker.Admin(t)}); err != nil {
+		t.Fatal(err)
+	}
+	client, err := guestkbs.New(guestkbs.Options{URL: broker.URL, Attester: attest.NewSample()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPuller(t, plain(r.Addr()), client)
+	for _, container := range []string{"one", "two"} {
+		img, err := p.Pull(t.Context(), image.Request{ContainerID: container, Reference: r.Ref("sealed", "1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantTop(t, img, "amd64")
+	}
+	if timings := client.Timings(); timings.Handshakes != 1 || timings.Fetches != 1 {
+		t.Errorf("two containers with three encrypted layers took %+v", timings)
 	}
 }
 
