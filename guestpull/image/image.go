@@ -113,7 +113,7 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 		return nil, err
 	}
 	if err := p.store.Check(found.sizes()); err != nil {
-		return nil, err
+		return nil, noRoom(err)
 	}
 
 	owner := p.lease(req.ContainerID)
@@ -145,7 +145,7 @@ func noRoom(err error) error {
 	if !errdefs.IsResourceExhausted(err) {
 		return err
 	}
-	return fmt.Errorf("image does not fit into guest memory; raise memory_mib of the runtime configuration: %w", err)
+	return fmt.Errorf("image does not fit into the guest's memory, give the pod more (its annotation io.katacontainers.config.hypervisor.default_memory, or default_memory_mib of the runtime configuration): %w", err)
 }
 
 // Release ends a container's ownership of all images that were pulled for it. It is safe to repeat, and for containers

@@ -1,7 +1,6 @@
 package kbs
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -15,9 +14,6 @@ import (
 	"github.com/coffer-project/coffer/guestpull/attest"
 	proto "github.com/coffer-project/coffer/proto/kbs"
 )
-
-// maxResources bounds the distinct keys of one pod: their names come from image annotations.
-const maxResources = 256
 
 // Options say whom to ask and how to prove what the guest is.
 type Options struct {
@@ -51,9 +47,8 @@ type Client struct {
 
 	session *flight[*session]
 
-	mu        sync.Mutex
-	resources map[proto.ResourceURI]*flight[[]byte]
-	timings   Timings
+	mu      sync.Mutex
+	timings Timings
 }
 
 // Timings says what the client's exchanges cost so far.
@@ -82,16 +77,15 @@ func New(o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		base:      strings.TrimSuffix(base.String(), "/"),
-		name:      base.Scheme + "://" + base.Host,
-		http:      httpClient,
-		attester:  o.Attester,
-		tee:       tee,
-		initData:  string(o.InitData),
-		backoff:   o.Backoff,
-		timeout:   o.AttemptTimeout,
-		session:   newFlight[*session](),
-		resources: map[proto.ResourceURI]*flight[[]byte]{},
+		base:     strings.TrimSuffix(base.String(), "/"),
+		name:     base.Scheme + "://" + base.Host,
+		http:     httpClient,
+		attester: o.Attester,
+		tee:      tee,
+		initData: string(o.InitData),
+		backoff:  o.Backoff,
+		timeout:  o.AttemptTimeout,
+		session:  newFlight[*session](),
 	}
 	if c.backoff <= 0 {
 		c.backoff = 200 * time.Millisecond
@@ -113,43 +107,23 @@ func parseURL(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// Resource returns the plain bytes of the resource that uri (kbs:///repository/type/tag) names. The first call attests; each resource
-// is fetched once and then kept in memory. The caller owns the returned bytes. An address inside uri is ignored: a guest asks only the
-// broker that its measured document names. Errors are of type *Error, InvalidArgument for a malformed uri, or the context's.
+// Resource returns the plain bytes of the resource that uri (kbs:///repository/type/tag) names, as the broker has it now: it is for the
+// caller to keep it, and to ask again when it may have been replaced. The first call attests. An address inside uri is ignored: a guest
+// asks only the broker that its measured document names. Errors are of type *Error, InvalidArgument for a malformed uri, or the context's.
 func (c *Client) Resource(ctx context.Context, uri string) ([]byte, error) {
 	resource, err := proto.ParseResourceURI(uri)
 	if err != nil {
 		return nil, err
 	}
 	resource.Address = ""
-	entry, err := c.entry(resource)
-	if err != nil {
-		return nil, err
-	}
-	value, err := entry.do(ctx, func([]byte) bool { return true }, func(ctx context.Context) ([]byte, error) {
-		return c.fetch(ctx, resource)
-	})
+	value, err := c.fetch(ctx, resource)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("fetch key %s from key broker %s: %w", resource, c.name, err)
 		}
 		return nil, err
 	}
-	return bytes.Clone(value), nil
-}
-
-func (c *Client) entry(resource proto.ResourceURI) (*flight[[]byte], error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if entry, ok := c.resources[resource]; ok {
-		return entry, nil
-	}
-	if len(c.resources) >= maxResources {
-		return nil, fmt.Errorf("pod asks for more than %d distinct keys: %w", maxResources, errdefs.ErrResourceExhausted)
-	}
-	entry := newFlight[[]byte]()
-	c.resources[resource] = entry
-	return entry, nil
+	return value, nil
 }
 
 // Timings returns the durations so far.

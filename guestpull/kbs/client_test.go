@@ -49,14 +49,6 @@ func TestResourceRefusesNames(t *testing.T) {
 			t.Errorf("%q: got %v", uri, err)
 		}
 	}
-	for i := range maxResources {
-		if _, err := c.entry(proto.ResourceURI{Repository: "a", Type: "b", Tag: fmt.Sprint(i)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := c.Resource(t.Context(), "kbs:///a/b/more"); !errors.Is(err, errdefs.ErrResourceExhausted) {
-		t.Errorf("too many keys: %v", err)
-	}
 }
 
 func TestTokenLifetime(t *testing.T) {

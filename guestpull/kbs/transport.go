@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -17,8 +18,13 @@ import (
 	proto "github.com/coffer-project/coffer/proto/kbs"
 )
 
-// maxAttempts bounds how often a handshake, or the request for one key, is tried while the broker cannot be reached or is broken.
-const maxAttempts = 5
+// maxAttempts bounds how often a handshake, or the request for one key, is tried while the broker cannot be reached or is broken;
+// maxSilent bounds it while the broker does not answer in time. An answer takes up to half a minute then, and kubelet gives up waiting
+// for a container after two: it would never hear the cause.
+const (
+	maxAttempts = 5
+	maxSilent   = 2
+)
 
 // maxBackoff bounds the pause between two attempts.
 const maxBackoff = 3 * time.Second
@@ -93,7 +99,7 @@ func (c *Client) retry(ctx context.Context, call func(ctx context.Context) error
 		if !ok {
 			return err
 		}
-		if attempt == maxAttempts {
+		if attempt == maxAttempts || (attempt >= maxSilent && isTimeout(fault)) {
 			return c.unreachable(fault.step, attempt, fault.cause)
 		}
 		if err := wait(ctx, pause); err != nil {
@@ -190,6 +196,12 @@ func wait(ctx context.Context, d time.Duration) error {
 func isCertificate(err error) bool {
 	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	return ok
+}
+
+// isTimeout tells silence from refusals and broken connections.
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
 }
 
 // causeText drops the method and URL that net/http puts before its errors: our messages name the broker already.

@@ -94,6 +94,8 @@ func (b *blob) read(p []byte) (int, error) {
 			continue
 		case errors.Is(err, io.EOF):
 			err = fmt.Errorf("%w after %d of %d bytes", errTruncated, b.offset, b.desc.Size)
+		case errors.Is(err, errTruncated):
+			err = fmt.Errorf("%w, after %d of %d bytes", err, b.offset, b.desc.Size)
 		}
 		if err := b.resume(err); err != nil {
 			return 0, err

@@ -20,14 +20,15 @@ type idleBody struct {
 	ctx    context.Context // of the request; its cause tells a stall from a cancelled pull
 	cancel context.CancelCauseFunc
 	rc     io.ReadCloser
+	host   string
 	idle   time.Duration
 	timer  *time.Timer
 }
 
-func newIdleBody(ctx context.Context, cancel context.CancelCauseFunc, rc io.ReadCloser, idle time.Duration) *idleBody {
+func newIdleBody(ctx context.Context, cancel context.CancelCauseFunc, rc io.ReadCloser, host string, idle time.Duration) *idleBody {
 	timer := time.AfterFunc(idle, func() { cancel(errStalled) })
 	timer.Stop()
-	return &idleBody{ctx: ctx, cancel: cancel, rc: rc, idle: idle, timer: timer}
+	return &idleBody{ctx: ctx, cancel: cancel, rc: rc, host: host, idle: idle, timer: timer}
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
@@ -39,7 +40,7 @@ func (b *idleBody) Read(p []byte) (int, error) {
 		return n, err
 	case errors.Is(context.Cause(b.ctx), errStalled):
 		return n, &statusError{
-			msg:   fmt.Sprintf("registry sent nothing for %s", b.idle),
+			msg:   fmt.Sprintf("registry %s sent nothing for %s in the middle of an answer; check its load and the network between it and the pod", b.host, b.idle),
 			class: errdefs.ErrUnavailable,
 		}
 	case b.ctx.Err() != nil:

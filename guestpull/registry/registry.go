@@ -232,7 +232,7 @@ func explain(err error, ep endpoint) error {
 		return fmt.Errorf("%w: %w", status, status.class)
 	case errors.Is(err, docker.ErrInvalidAuthorization),
 		errors.As(err, &unexpected) && unexpected.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("registry %s wants credentials for %s (401 Unauthorized): %w", ep.host, ep.ref.Locator, errdefs.ErrUnauthenticated)
+		return fmt.Errorf("registry %s wants credentials for %s (401 Unauthorized) and the guest has none that it takes: %w", ep.host, ep.ref.Locator, errdefs.ErrUnauthenticated)
 	}
 	return err
 }

@@ -90,6 +90,7 @@ func TestBlobFaults(t *testing.T) {
 		"endless body is cut":  {registrytest.Fault{Action: registrytest.Endless}, nil, ""},
 		"short for ever":       {registrytest.Fault{Action: registrytest.Short}, errdefs.ErrFailedPrecondition, "shorter than the image"},
 		"truncated once":       {registrytest.Fault{Action: registrytest.Truncate, Times: 1}, nil, ""},
+		"truncated for ever":   {registrytest.Fault{Action: registrytest.Truncate}, errdefs.ErrUnavailable, "of 1050112 bytes, and again after 4 attempts"},
 		"truncated thrice":     {registrytest.Fault{Action: registrytest.Truncate, Times: 3}, nil, ""},
 		"stalled":              {registrytest.Fault{Action: registrytest.Stall}, errdefs.ErrUnavailable, "sent nothing for 300ms"},
 		"silent":               {registrytest.Fault{Action: registrytest.Silent}, errdefs.ErrUnavailable, "cannot be reached (2 attempts)"},
@@ -127,6 +128,17 @@ func TestBlobFaults(t *testing.T) {
 				t.Errorf("client made %d requests", n)
 			}
 		})
+	}
+}
+
+// Waiting costs the idle time-out for each attempt, so a silent registry gets fewer of them than one that refuses.
+func TestFewAttemptsAtSilence(t *testing.T) {
+	r := registrytest.Start(t)
+	ref, img := put(r, 1<<10)
+	r.Inject(registrytest.Fault{Kind: registrytest.LayerBlob, Action: registrytest.Silent})
+	_, err := readBlob(t.Context(), newClient(t, r, func(c *Config) { c.Attempts, c.IdleTimeout = 5, 50*time.Millisecond }), ref, img)
+	if !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "(2 attempts)") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -26,6 +26,9 @@ const (
 	// maxRetryAfter bounds how long a registry may make us wait between two attempts.
 	maxRetryAfter = 20 * time.Second
 	firstDelay    = 250 * time.Millisecond
+	// silentAttempts bounds the attempts at a registry that does not answer in time, each of which takes Config.IdleTimeout:
+	// kubelet gives up waiting for a container after two minutes and would never hear the cause.
+	silentAttempts = 2
 )
 
 // statusError is an answer that ends an attempt for good. It shows neither the transport's own errors nor its class on
@@ -81,7 +84,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		var wait time.Duration
 		switch {
-		case err != nil && (!retryable(err) || attempt >= t.attempts):
+		case err != nil && (!retryable(err) || attempt >= t.attempts || (silent(err) && attempt >= silentAttempts)):
 			return nil, connectionError(req, err, attempt)
 		case err != nil:
 			wait = backoff(attempt)
@@ -104,7 +107,7 @@ func (t *transport) once(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = newIdleBody(ctx, cancel, resp.Body, t.idle)
+	resp.Body = newIdleBody(ctx, cancel, resp.Body, req.URL.Host, t.idle)
 	return resp, nil
 }
 
@@ -156,6 +159,12 @@ func retryable(err error) bool {
 	return true
 }
 
+// silent tells a registry that lets us wait from one that refuses us.
+func silent(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
 // connectionError describes a request that got no answer.
 func connectionError(req *http.Request, err error, attempts int) error {
 	var (
@@ -177,7 +186,7 @@ func connectionError(req *http.Request, err error, attempts int) error {
 		}
 	}
 	return &statusError{
-		msg:   fmt.Sprintf("registry %s cannot be reached (%d attempts): %v", host, attempts, err),
+		msg:   fmt.Sprintf("registry %s cannot be reached (%d attempts): %v; check that it runs and that the pod's network reaches it", host, attempts, err),
 		class: errdefs.ErrUnavailable,
 	}
 }

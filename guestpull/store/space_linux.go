@@ -60,7 +60,7 @@ func (s *Store) Check(sizes map[digest.Digest]int64) error {
 	if need <= free {
 		return nil
 	}
-	return fmt.Errorf("image needs about %d MiB, guest memory offers %d MiB for images; raise memory_mib of the runtime configuration: %w",
+	return fmt.Errorf("image needs at least %d MiB, guest memory offers %d MiB for images: %w",
 		ceilMiB(need), free/mib, errdefs.ErrResourceExhausted)
 }
 

@@ -73,19 +73,11 @@ func TestRelease(t *testing.T) {
 				})
 			}
 			group.Wait()
-			if a, r := b.Requests("attest"), b.Requests("resource"); a != 1 || r != 2 {
-				t.Errorf("%d attestations and %d resource requests, want 1 and 2", a, r)
+			if a, r := b.Requests("attest"), b.Requests("resource"); a != 1 || r != 16 {
+				t.Errorf("%d attestations and %d resource requests, want 1 and 16", a, r)
 			}
-			if tm := c.Timings(); tm.Handshakes != 1 || tm.Fetches != 2 || tm.Attest <= 0 || tm.Fetch <= 0 {
+			if tm := c.Timings(); tm.Handshakes != 1 || tm.Fetches != 16 || tm.Attest <= 0 || tm.Fetch <= 0 {
 				t.Errorf("timings %+v", tm)
-			}
-			got, err := c.Resource(t.Context(), uri)
-			if err != nil {
-				t.Fatal(err)
-			}
-			clear(got)
-			if again, err := c.Resource(t.Context(), uri); err != nil || !bytes.Equal(again, key) {
-				t.Errorf("the kept key was changed by a caller: %v", err)
 			}
 			checkAudit(t, b)
 		})
@@ -106,7 +98,7 @@ func checkAudit(t *testing.T, b *brokertest.Broker) {
 			t.Error("audit log shows a key")
 		}
 	}
-	if len(attested) != 1 || len(released) != 2 {
+	if len(attested) != 1 || len(released) != 16 {
 		t.Fatalf("audit log: %+v", b.Audit())
 	}
 	for _, r := range released {
@@ -178,6 +170,21 @@ func TestWrongKeyIsTheBrokersWord(t *testing.T) {
 	}
 }
 
+// Keys are for the caller to keep: one that the owner replaces is seen by the next call, in the same session.
+func TestReplacedKey(t *testing.T) {
+	b := start(t, brokertest.Options{})
+	c := newClient(t, b, nil)
+	for _, want := range []string{string(key), "another"} {
+		b.Put(t, uri, []byte(want))
+		if got, err := c.Resource(t.Context(), uri); err != nil || string(got) != want {
+			t.Errorf("got %d bytes, %v; want the present key", len(got), err)
+		}
+	}
+	if n := b.Requests("attest"); n != 1 {
+		t.Errorf("%d attestations, want 1", n)
+	}
+}
+
 func TestPassingFaults(t *testing.T) {
 	for name, failure := range map[string]brokertest.Failure{"500": brokertest.ServerErrorOnce, "hang-up": brokertest.HangUpOnce} {
 		t.Run(name, func(t *testing.T) {
@@ -216,7 +223,7 @@ func TestSlowBroker(t *testing.T) {
 	b.Fail(brokertest.Slow)
 	t.Run("attempt time-out", func(t *testing.T) {
 		c := newClient(t, b, func(o *guestkbs.Options) { o.AttemptTimeout = 20 * time.Millisecond })
-		if _, err := c.Resource(t.Context(), uri); !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "no answer in time") {
+		if _, err := c.Resource(t.Context(), uri); !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "after 2 attempts: no answer in time") {
 			t.Errorf("got %v", err)
 		}
 	})
