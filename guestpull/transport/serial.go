@@ -56,10 +56,10 @@ func (s *serial) close() error {
 // returns.
 func (s *serial) run() {
 	defer close(s.ended)
-	orderly := true
+	last := none
 	for {
 		var err error
-		orderly, err = s.serveOne(orderly)
+		last, err = s.serveOne(last)
 		if s.ctx.Err() != nil {
 			err = net.ErrClosed
 		}
@@ -70,32 +70,46 @@ func (s *serial) run() {
 	}
 }
 
+// ending is how the session before ended.
+type ending int
+
+const (
+	none   ending = iota // there was none
+	hungUp               // the host hung up
+	broken               // otherwise
+)
+
 // serveOne waits for a host and serves it until it is gone. The port is closed and opened between hosts, which drops
 // whatever the last one left in it.
 //
-// orderly tells that the last session ended because its host hung up. One that ended otherwise may have a host that
-// waits for ever: the guest cannot hang up, and a host that follows another so closely that the guest sees no hang-up
-// has spoken to the other's session. Such a host is told that its session is void, and has to come again.
-func (s *serial) serveOne(orderly bool) (hungUp bool, err error) {
+// Nothing marks where one host's bytes end and the next one's begin, and the guest cannot hang up. A host that follows
+// another so closely that it is there before the guest waits for it may have spoken to the other's session, or into the
+// port that was then closed, and would wait for ever. Such a host is told that its session is void, and has to come
+// again.
+func (s *serial) serveOne(last ending) (ending, error) {
 	// Not blocking: then the Go runtime polls it, and Close ends a pending read.
 	port, err := os.OpenFile(s.node, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return false, fmt.Errorf("open control channel: %w", err)
+		return broken, fmt.Errorf("open control channel: %w", err)
 	}
 	defer port.Close()
-	if err := waitForPeer(s.ctx, port); err != nil {
-		return false, fmt.Errorf("wait for the host on the control channel: %w", err)
+	waited, err := waitForPeer(s.ctx, port)
+	if err != nil {
+		return broken, fmt.Errorf("wait for the host on the control channel: %w", err)
 	}
-	if !orderly {
+	if last == broken || last == hungUp && !waited {
 		if err := sayVoid(port); err != nil {
-			return false, fmt.Errorf("write to the control channel: %w", err)
+			return broken, fmt.Errorf("write to the control channel: %w", err)
 		}
 	}
 	log.G(s.ctx).Debug("host connected to the control channel")
 	watched := &hangupReader{File: port}
 	err = s.board.serve(s.ctx, watched)
 	log.G(s.ctx).WithError(err).WithField("hung_up", watched.hungUp.Load()).Debug("host left the control channel")
-	return watched.hungUp.Load(), nil
+	if watched.hungUp.Load() {
+		return hungUp, nil
+	}
+	return broken, nil
 }
 
 // goAway is yamux's frame that ends a session with a protocol error: version 0, type 3, no flags, stream 0, code 1.
@@ -127,37 +141,34 @@ func (r *hangupReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// waitForPeer returns when the port no longer reports a hang-up.
+// waitForPeer returns when the port no longer reports a hang-up, and whether it ever did.
 //
 // poll(2) cannot wait for that: a hang-up is always reported. An edge-triggered epoll is told of each change instead.
-func waitForPeer(ctx context.Context, port *os.File) error {
+func waitForPeer(ctx context.Context, port *os.File) (waited bool, err error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("create epoll: %w", err)
+		return false, fmt.Errorf("create epoll: %w", err)
 	}
 	defer unix.Close(epoll)
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return fmt.Errorf("create eventfd: %w", err)
+		return false, fmt.Errorf("create eventfd: %w", err)
 	}
 	defer unix.Close(stop)
 	// The raw connection keeps the file non-blocking, which Fd would not.
 	raw, err := port.SyscallConn()
 	if err != nil {
-		return err
+		return false, err
 	}
-	var waitErr error
-	if err := raw.Control(func(fd uintptr) { waitErr = waitNoHangup(ctx, epoll, stop, int(fd)) }); err != nil {
-		return err
-	}
-	return waitErr
+	controlErr := raw.Control(func(fd uintptr) { waited, err = waitNoHangup(ctx, epoll, stop, int(fd)) })
+	return waited, errors.Join(controlErr, err)
 }
 
-func waitNoHangup(ctx context.Context, epoll, stop, port int) error {
+func waitNoHangup(ctx context.Context, epoll, stop, port int) (waited bool, err error) {
 	for _, fd := range []int{stop, port} {
 		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLHUP | unix.EPOLLET, Fd: int32(fd)}
 		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
-			return fmt.Errorf("watch the port: %w", err)
+			return false, fmt.Errorf("watch the port: %w", err)
 		}
 	}
 	// The callback must be over before the descriptors are closed and their numbers used again.
@@ -172,16 +183,19 @@ func waitNoHangup(ctx context.Context, epoll, stop, port int) error {
 		}
 	}()
 	var got [2]unix.EpollEvent
-	for ctx.Err() == nil {
-		hungUp, err := hangup(port)
-		if err != nil || !hungUp {
-			return err
+	for ; ctx.Err() == nil; waited = true {
+		gone, err := hangup(port)
+		if err != nil || !gone {
+			return waited, err
+		}
+		if !waited {
+			log.G(ctx).Debug("waiting for a host on the control channel")
 		}
 		if _, err := unix.EpollWait(epoll, got[:], -1); err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("wait for the port: %w", err)
+			return waited, fmt.Errorf("wait for the port: %w", err)
 		}
 	}
-	return ctx.Err()
+	return waited, ctx.Err()
 }
 
 // hangup tells whether no host is connected.

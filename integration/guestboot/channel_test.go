@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,26 +16,34 @@ import (
 	"github.com/coffer-project/coffer/shim/transport"
 )
 
-// left is what the guest's log says when it has noticed that a host is gone.
-const left = "host left the control channel"
+// What the guest's log says of its hosts.
+const (
+	came  = "host connected to the control channel"
+	ready = "waiting for a host on the control channel"
+)
+
+// leave closes an orderly host's connection and waits until the guest is ready for another, so that the next host is not
+// taken for this one.
+func leave(t *testing.T, v *vm, conn net.Conn, host *transport.Serial) {
+	t.Helper()
+	// The console lags behind the channel: this line comes after all that the guest said of hosts before.
+	token := fmt.Sprintf("token-%d", time.Now().UnixNano())
+	ask(t, host, "say "+token)
+	v.waitLine(t, token)
+	gone := count(v.lines(), ready) + 1
+	conn.Close()
+	v.waitCount(t, ready, gone)
+}
 
 // TestChannel gives one guest a row of hosts, as a restarted shim does, each worse than the last.
 func TestChannel(t *testing.T) {
 	v := start(t, config{params: []string{"agent.log=debug"}})
-	// An orderly host is one whose leaving the guest has noticed before the next one comes.
-	gone := 0
-	leave := func(t *testing.T, conn net.Conn) {
-		t.Helper()
-		conn.Close()
-		gone = count(v.lines(), left) + 1
-		v.waitCount(t, left, gone)
-	}
 
 	t.Run("the first host, before the guest is up", func(t *testing.T) {
 		conn, host := v.connect(t)
 		echo(t, host, 1<<20)
 		roundTrips(t, host)
-		leave(t, conn)
+		leave(t, v, conn, host)
 	})
 	t.Run("streams at the same time", func(t *testing.T) {
 		conn, host := v.connect(t)
@@ -43,7 +52,7 @@ func TestChannel(t *testing.T) {
 			all.Go(func() { echo(t, host, 128<<10) })
 		}
 		all.Wait()
-		leave(t, conn)
+		leave(t, v, conn, host)
 	})
 	t.Run("nobody listens", func(t *testing.T) {
 		conn, host := v.connect(t)
@@ -55,9 +64,9 @@ func TestChannel(t *testing.T) {
 			t.Error("port 9 took a stream")
 		}
 		echo(t, host, 1000)
-		leave(t, conn)
+		leave(t, v, conn, host)
 	})
-	t.Run("a host that vanishes with an open stream", func(t *testing.T) {
+	t.Run("a host that vanishes in the midst of a frame, with an open stream", func(t *testing.T) {
 		conn, host := v.connect(t)
 		stream, err := host.Dial(timeout(t), 1)
 		if err != nil {
@@ -66,23 +75,22 @@ func TestChannel(t *testing.T) {
 		if _, err := stream.Write(make([]byte, 64<<10)); err != nil {
 			t.Fatal(err)
 		}
-		leave(t, conn)
-	})
-	t.Run("the next host, and one at its heels", func(t *testing.T) {
-		conn, host := v.connect(t)
-		echo(t, host, 1<<20)
-		if _, err := host.Dial(timeout(t), 1); err != nil {
+		// The header of a frame of 4096 bytes, which do not come.
+		frame := append([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 16, 0}, make([]byte, 100)...)
+		gone := count(v.lines(), ready) + 1 // nothing is on its way: the host before left in order
+		if _, err := conn.Write(frame); err != nil {
 			t.Fatal(err)
 		}
 		conn.Close()
-		tryUntilServed(t, v, leave)
+		v.waitCount(t, ready, gone)
 	})
-	t.Run("a host that says what is not the protocol is told so", func(t *testing.T) {
+	t.Run("a host that says what is not the protocol", func(t *testing.T) {
+		readies, comes := count(v.lines(), ready), count(v.lines(), came)
 		raw := v.connectRaw(t)
 		if _, err := raw.Write(bytes.Repeat([]byte("garbage "), 100)); err != nil {
 			t.Fatal(err)
 		}
-		// yamux's frame of a protocol error.
+		// It is told so, by yamux's frame of a protocol error.
 		want := []byte{0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}
 		got := make([]byte, len(want))
 		if err := raw.SetReadDeadline(time.Now().Add(bootTimeout)); err != nil {
@@ -91,29 +99,19 @@ func TestChannel(t *testing.T) {
 		if _, err := io.ReadFull(raw, got); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("got % x, %v", got, err)
 		}
-		leave(t, raw)
+		v.waitCount(t, came, comes+2)
+		raw.Close()
+		v.waitCount(t, ready, readies+1)
 	})
-	t.Run("a host in the midst of a frame", func(t *testing.T) {
-		raw := v.connectRaw(t)
-		// The header of a frame of 4096 bytes, which do not come.
-		if _, err := raw.Write([]byte{0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 16, 0}); err != nil {
+	t.Run("a host, and one at its heels", func(t *testing.T) {
+		conn, host := v.connect(t)
+		echo(t, host, 1<<20)
+		if _, err := host.Dial(timeout(t), 1); err != nil {
 			t.Fatal(err)
 		}
-		leave(t, raw)
+		conn.Close()
+		tryUntilServed(t, v)
 	})
-	t.Run("the last host", func(t *testing.T) {
-		_, host := v.connect(t)
-		echo(t, host, 1<<20)
-	})
-}
-
-func count(lines []string, text string) (n int) {
-	for _, line := range lines {
-		if strings.Contains(line, text) {
-			n++
-		}
-	}
-	return n
 }
 
 func timeout(t *testing.T) context.Context {
@@ -125,20 +123,18 @@ func timeout(t *testing.T) context.Context {
 
 // tryUntilServed is a host that follows another so closely that the guest may take its first bytes for the other's. It
 // is told so, and comes again.
-func tryUntilServed(t *testing.T, v *vm, leave func(*testing.T, net.Conn)) {
+func tryUntilServed(t *testing.T, v *vm) {
 	t.Helper()
-	for ctx := timeout(t); ctx.Err() == nil; {
+	for whole := timeout(t); whole.Err() == nil; {
 		conn, host := v.connect(t)
-		stream, err := host.Dial(ctx, 1)
-		if err != nil {
-			t.Logf("dropped: %v", err)
-			conn.Close()
-			continue
+		ctx, cancel := context.WithTimeout(whole, bootTimeout/4)
+		err := tryEcho(ctx, host, 1<<20)
+		cancel()
+		conn.Close()
+		if err == nil {
+			return
 		}
-		stream.Close()
-		echo(t, host, 1000)
-		leave(t, conn)
-		return
+		t.Logf("dropped: %v", err)
 	}
 	t.Error("no session came about")
 }
@@ -146,23 +142,29 @@ func tryUntilServed(t *testing.T, v *vm, leave func(*testing.T, net.Conn)) {
 // echo sends size random bytes to the guest and back.
 func echo(t *testing.T, host *transport.Serial, size int) {
 	t.Helper()
-	conn, err := host.Dial(timeout(t), 1)
+	if err := tryEcho(timeout(t), host, size); err != nil {
+		t.Errorf("echo of %d bytes: %v", size, err)
+	}
+}
+
+func tryEcho(ctx context.Context, host *transport.Serial, size int) error {
+	conn, err := host.Dial(ctx, 1)
 	if err != nil {
-		t.Errorf("dial: %v", err)
-		return
+		return err
 	}
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	want := make([]byte, size)
 	_, _ = rand.Read(want)
 	go func() { _, _ = conn.Write(want) }()
 	got := make([]byte, size)
-	if err := conn.SetReadDeadline(time.Now().Add(bootTimeout)); err != nil {
-		t.Error(err)
-		return
+	if _, err := io.ReadFull(conn, got); err != nil {
+		return err
 	}
-	if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("echo of %d bytes: %v", size, err)
+	if !bytes.Equal(got, want) {
+		return errors.New("other bytes came back")
 	}
+	return nil
 }
 
 // roundTrips logs how long a byte takes there and back.

@@ -187,17 +187,19 @@ func (v *vm) lines() []string {
 	return append([]string(nil), v.console...)
 }
 
-// waitCount waits until the console has count lines that contain text.
-func (v *vm) waitCount(t *testing.T, text string, count int) {
+// waitCount waits until the console has want lines that contain text.
+func (v *vm) waitCount(t *testing.T, text string, want int) {
 	t.Helper()
-	v.wait(t, fmt.Sprintf("%q %d times", text, count), func(lines []string) bool {
-		for _, line := range lines {
-			if strings.Contains(line, text) {
-				count--
-			}
+	v.wait(t, fmt.Sprintf("%q %d times", text, want), func(lines []string) bool { return count(lines, text) >= want })
+}
+
+func count(lines []string, text string) (n int) {
+	for _, line := range lines {
+		if strings.Contains(line, text) {
+			n++
 		}
-		return count <= 0
-	})
+	}
+	return n
 }
 
 // waitLine returns the first line of the console that contains text.

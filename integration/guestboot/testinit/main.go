@@ -97,6 +97,9 @@ func run(ctx context.Context, m *boot.Machine, words []string) (string, error) {
 			fmt.Fprintf(&b, "%s %d\n", p.Name, p.Took.Microseconds())
 		}
 		return b.String(), nil
+	case "say":
+		fmt.Fprintln(os.Stderr, words[1])
+		return "said", nil
 	case "cat":
 		data, err := os.ReadFile(words[1])
 		return string(data), err
