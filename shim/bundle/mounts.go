@@ -26,6 +26,9 @@ const (
 // DefaultShmSize is the size of a pod's /dev/shm in bytes, what other runtimes give.
 const DefaultShmSize = 64 << 20
 
+// shmPath is where programs look for shared memory.
+const shmPath = "/dev/shm"
+
 // emptyDirSegment is part of the path of every emptyDir volume below the kubelet's folder.
 const emptyDirSegment = "/kubernetes.io~empty-dir/"
 
@@ -105,6 +108,10 @@ func (p *planner) add(out *mountPlan, m specs.Mount) error {
 	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
 		return fmt.Errorf("id-mapped mounts are not offered in guests: %w", errdefs.ErrNotImplemented)
 	}
+	if m.Destination == shmPath && (p.sharedShm || isBind(m)) && !isEmptyDir(m) {
+		out.mounts = append(out.mounts, p.shm(m))
+		return nil
+	}
 	if isBind(m) {
 		return p.addBind(out, m)
 	}
@@ -124,10 +131,6 @@ func isBind(m specs.Mount) bool {
 }
 
 func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
-	if m.Destination == "/dev/shm" {
-		out.mounts = append(out.mounts, p.shm(m))
-		return nil
-	}
 	source := ""
 	if i := strings.Index(m.Source, emptyDirSegment); i >= 0 {
 		var err error
@@ -154,7 +157,11 @@ func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
 	return nil
 }
 
+// isEmptyDir tells a volume in memory, which a pod may also use to have a larger /dev/shm than others.
+func isEmptyDir(m specs.Mount) bool { return isBind(m) && strings.Contains(m.Source, emptyDirSegment) }
+
 // shm replaces the host's shared memory by the pod's in the guest, or where the pod has none, by the container's own.
+// With the sandboxes of containerd the host's is a bind mount, and with ours the default of a container without a pod.
 func (p *planner) shm(m specs.Mount) *ocipb.Mount {
 	if p.sharedShm {
 		return &ocipb.Mount{Destination: m.Destination, Source: guestShm, Type: "bind", Options: []string{"rbind"}}

@@ -161,6 +161,19 @@ func TestStdinDetachReattach(t *testing.T) {
 	}
 }
 
+// TestNoStdin: a process that gets no input must see its end, or one that reads waits for ever.
+func TestNoStdin(t *testing.T) {
+	h := newHarness(t)
+	h.runSandbox()
+	h.await("the container's stdin to close", h.run("c1").StdinClosed())
+	must(t, h.exec("c1", "e1", stdioPaths{}))
+	must(t, h.start("c1", "e1"))
+	h.await("the exec's stdin to close", h.process("c1", "e1").StdinClosed())
+	if got := h.process("c1", "e1").Stdin(); got != "" {
+		t.Errorf("the exec was given %q", got)
+	}
+}
+
 // TestStalledClient kills a process whose client has stopped reading: its exit is reported all the same.
 func TestStalledClient(t *testing.T) {
 	h := newHarness(t)

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,8 +104,12 @@ func (s *Service) copyStdio(p *process) <-chan struct{} {
 			}
 		}
 	}
-	if p.stdio.stdin != nil {
+	switch {
+	case p.stdio.stdin != nil:
 		go func() { logged("stdin", inGuest.CopyStdin(s.life, p.stdio.stdin)) }()
+	case !p.stdio.paths.terminal:
+		// The guest's end of the pipe is open until it is told: a program that reads would wait for ever.
+		go func() { logged("stdin", inGuest.CopyStdin(s.life, strings.NewReader(""))) }()
 	}
 	var outputs sync.WaitGroup
 	outputs.Go(func() { logged("stdout", inGuest.CopyStdout(s.life, p.stdio.stdout)) })
