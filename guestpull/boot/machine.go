@@ -15,19 +15,20 @@ type Machine struct {
 	// Params is what the kernel command line asked for.
 	Params Params
 
-	phases  phases
-	modules *loader
-	started time.Time
+	phases   phases
+	modules  *loader
+	loopback *background
+	started  time.Time
 }
 
 // Init turns a bare initramfs into a working machine. It must be called once, by PID 1, before anything else is mounted
-// or started. Stage-2 modules go on loading when it returns: see WaitModules. Any error means that the machine is unfit
+// or started. Loopback and the drivers of devices are still to come when it returns: see WaitModules. Any error means that the machine is unfit
 // for use; hand it to PowerOff.
 func Init(ctx context.Context) (*Machine, error) {
 	if pid := os.Getpid(); pid != 1 {
 		return nil, fmt.Errorf("process %d is not the machine's init: %w", pid, errdefs.ErrFailedPrecondition)
 	}
-	m := &Machine{started: time.Now()}
+	m := &Machine{started: time.Now(), loopback: newBackground()}
 	uptime := sinceKernel()
 	m.phases.add("kernel", uptime)
 	sayf("pid 1 started %.3f s after the kernel", uptime.Seconds())
@@ -41,7 +42,6 @@ func Init(ctx context.Context) (*Machine, error) {
 		{"params", m.readParams},
 		{"limits", func(context.Context) error { return setLimits() }},
 		{"reaper", func(context.Context) error { return startReaper() }},
-		{"loopback", func(context.Context) error { return loopbackUp() }},
 		{"transport_modules", m.loadTransport},
 		{"entropy", waitEntropy},
 		{"clock", func(ctx context.Context) error { return checkClock(ctx) }},
@@ -53,7 +53,7 @@ func Init(ctx context.Context) (*Machine, error) {
 		}
 		m.phases.add(step.name, time.Since(begin))
 	}
-	m.startDeviceModules(ctx)
+	m.startBackground(ctx)
 	return m, nil
 }
 

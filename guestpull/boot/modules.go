@@ -30,25 +30,36 @@ type loader struct {
 	disks, devices *background
 }
 
-// background is a stage that is loaded beside other work.
+// background is a step of the boot that goes on beside other work.
 type background struct {
-	done chan struct{} // closed when it is loaded
+	done chan struct{} // closed when it is over
 	err  error         // valid once done is closed
 }
+
+func newBackground() *background { return &background{done: make(chan struct{})} }
 
 func (b *background) wait(ctx context.Context) error {
 	select {
 	case <-b.done:
 		return b.err
 	case <-ctx.Done():
-		return fmt.Errorf("wait for kernel modules: %w", ctx.Err())
+		return fmt.Errorf("wait for the machine's devices: %w", ctx.Err())
 	}
 }
 
 func newLoader(list []module) *loader {
+	known := map[string]bool{} // guarded by loader.mu, as every call of met is
+	met := func(condition string) bool {
+		is, found := known[condition]
+		if !found {
+			is = conditionMet(condition)
+			known[condition] = is
+		}
+		return is
+	}
 	return &loader{
-		list: list, met: conditionMet, insert: insertModule, done: map[string]bool{},
-		disks: &background{done: make(chan struct{})}, devices: &background{done: make(chan struct{})},
+		list: list, met: met, insert: insertModule, done: map[string]bool{},
+		disks: newBackground(), devices: newBackground(),
 	}
 }
 
@@ -163,27 +174,32 @@ func (m *Machine) loadTransport(ctx context.Context) error {
 	return m.modules.load(ctx, stageTransport)
 }
 
-// startDeviceModules loads disks and devices in the background and then mounts what their modules bring.
-func (m *Machine) startDeviceModules(ctx context.Context) {
-	l := m.modules
-	stage := func(name string, b *background, then func() error) {
+// startBackground starts the steps that the guest's server need not wait for: disks, then the other devices and the file
+// systems that their modules bring; and loopback, whose addresses cost the kernel some milliseconds.
+func (m *Machine) startBackground(ctx context.Context) {
+	run := func(name string, b *background, step func() error) {
 		defer close(b.done)
 		begin := time.Now()
-		if b.err = l.load(ctx, name); b.err == nil {
-			b.err = then()
-		}
-		m.phases.add(name+"_modules", time.Since(begin))
+		b.err = step()
+		m.phases.add(name, time.Since(begin))
 	}
+	l := m.modules
+	go run("loopback", m.loopback, loopbackUp)
 	go func() {
-		stage(stageDisks, l.disks, func() error { return nil })
-		stage(stageDevices, l.devices, mountLate)
+		run("disks_modules", l.disks, func() error { return l.load(ctx, stageDisks) })
+		run("devices_modules", l.devices, func() error {
+			if err := l.load(ctx, stageDevices); err != nil {
+				return err
+			}
+			return mountLate()
+		})
 	}()
 }
 
-// WaitModules waits until network cards, disks and file systems have their drivers. It fails when one of them could not
-// be loaded, or when ctx ends first.
+// WaitModules waits until network cards, disks and file systems have their drivers, and loopback is up. It fails when
+// one of these could not be had, or when ctx ends first.
 func (m *Machine) WaitModules(ctx context.Context) error {
-	return errors.Join(m.modules.disks.wait(ctx), m.modules.devices.wait(ctx))
+	return errors.Join(m.loopback.wait(ctx), m.modules.disks.wait(ctx), m.modules.devices.wait(ctx))
 }
 
 // LoadModules loads a stage of the image's module list that is not loaded at boot, such as "storage". A stage that the

@@ -13,7 +13,7 @@ import (
 )
 
 func TestBoot(t *testing.T) {
-	v := start(t, config{params: []string{"agent.log=debug", "agent.trace=1"}})
+	v := start(t, config{params: []string{"agent.trace=1"}})
 	_, host := v.connect(t)
 	pivoted := ask(t, host, "pivot")
 	t.Log(v.waitLine(t, "coffer-guest: pid 1 started"))
