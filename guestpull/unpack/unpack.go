@@ -87,7 +87,7 @@ func (u *Unpacker) Decompress(r io.Reader, c mediatype.Compression) (io.ReadClos
 		if err != nil {
 			return nil, fmt.Errorf("read gzip header: %w", classify(err))
 		}
-		return &classified{zr, zr}, nil
+		return &classified{zr, zr, c}, nil
 	case mediatype.Zstd:
 		zr, err := zstd.NewReader(r,
 			// One block at a time: the layers of an image are what runs in parallel.
@@ -98,7 +98,7 @@ func (u *Unpacker) Decompress(r io.Reader, c mediatype.Compression) (io.ReadClos
 			return nil, fmt.Errorf("read zstd: %w", classify(err))
 		}
 		rc := zr.IOReadCloser()
-		return &classified{rc, rc}, nil
+		return &classified{rc, rc, c}, nil
 	}
 	return nil, fmt.Errorf("unpack compression %s: %w", c, errdefs.ErrNotImplemented)
 }
@@ -144,6 +144,9 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrOutOfRange)
+	case errdefs.Resolve(err) != errdefs.ErrUnknown:
+		// It was given a class further down.
+		return err
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum),
 		errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, zstd.ErrCRCMismatch), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
@@ -158,12 +161,13 @@ func classify(err error) error {
 type classified struct {
 	io.Reader
 	io.Closer
+	compression mediatype.Compression
 }
 
 func (c *classified) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
 	if err != nil && err != io.EOF {
-		err = fmt.Errorf("decompress: %w", classify(err))
+		err = fmt.Errorf("decompress %s: %w", c.compression, classify(err))
 	}
 	return n, err
 }

@@ -5,9 +5,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/coffer-project/coffer/shim/sandbox"
 )
@@ -19,6 +22,8 @@ const (
 	// answerGrace lets the answer to the request that ends the shim leave the process: ttrpc has no hook for that, and
 	// containerd takes a lost answer for a failure.
 	answerGrace = 50 * time.Millisecond
+
+	taskCreate = "/containerd.task.v3.Task/Create"
 )
 
 // guard bounds the life of a shim that nobody needs.
@@ -47,9 +52,19 @@ func (g *guard) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info
 	response, err := method(ctx, unmarshal)
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("method", info.FullMethod).Debug("request failed")
-		return nil, errgrpc.ToGRPC(err)
+		return nil, answer(info.FullMethod, err)
 	}
 	return response, nil
+}
+
+// answer gives an error the form in which it leaves the shim. containerd takes "not implemented" from Create for a shim
+// of an older API, asks again by that, and shows only the answer to this second question: what the guest cannot do with
+// an image or a container must come under another class to be heard.
+func answer(method string, err error) error {
+	if method == taskCreate && errdefs.IsNotImplemented(err) {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return errgrpc.ToGRPC(err)
 }
 
 func (g *guard) touch() {
