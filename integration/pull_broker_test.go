@@ -1,0 +1,104 @@
+package integration
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/owner/broker/brokertest"
+)
+
+// brokerFaults come in this order: those of the handshake first, as a pod attests only until it has succeeded once.
+// {broker} and {key} stand for the broker's URL and the key's id.
+var brokerFaults = []struct {
+	name    string
+	failure brokertest.Failure
+	want    []string
+}{
+	{"slow", brokertest.Slow, []string{"key broker {broker}: authentication failed after 2 attempts: no answer in time", "check that the broker runs"}},
+	{"hangs-up", brokertest.HangUp, []string{"key broker {broker}: authentication failed after 5 attempts", "check that the broker runs"}},
+	{"refuses-guest", brokertest.RefuseAuth, []string{"key broker {broker} refused authentication of this guest (tee sample)", `"refused by test"`}},
+	{"refuses-evidence", brokertest.RefuseAttest, []string{"key broker {broker} refused attestation of this guest (tee sample)", "knows the guest's measurements"}},
+	{"garbage", brokertest.Garbage, []string{"key broker {broker} gave a senseless answer to authentication", "check that the URL belongs to a key broker"}},
+	{"garbage-token", brokertest.GarbageToken, []string{"key broker {broker} gave a senseless answer to attestation"}},
+	{"endless", brokertest.Endless, []string{"key broker {broker} gave a senseless answer to authentication: more than"}},
+	{"broken", brokertest.ServerError, []string{"key broker {broker}: authentication failed after 5 attempts", "status 500"}},
+	{"redirect", brokertest.Redirect, []string{"key broker {broker} gave a senseless answer to authentication: status 307"}},
+	{"garbage-key", brokertest.GarbageResource, []string{"key broker {broker} gave a senseless answer to the request for key {key}"}},
+	{"forgets", brokertest.ForgetSessions, []string{"key broker {broker} refused key {key}", "who are you?"}},
+	{"policy", brokertest.RefuseResource, []string{"key broker {broker} refused key {key}: policy denied", "check the broker's resource policy"}},
+	{"no-key", brokertest.NoSuchResource, []string{"key broker {broker} has no key {key}", "cofferctl kbs resource put"}},
+	{"wrong-key", brokertest.WrongKey, []string{"key {key}", "the broker holds another key than the one the image was encrypted with"}},
+}
+
+// TestPullBrokerFaults asks one broker for the key of one image again and again in one pod, while the broker fails in one
+// way after the other. As soon as it is sound the image runs, in the same pod: no failure is kept, not even a wrong key.
+func TestPullBrokerFaults(t *testing.T) {
+	node := sharedNode(t)
+	broker := startBroker(t, node)
+	registry := openShop(t, node)
+	const key = "kbs:///broker/faults/kek"
+	base := []registrytest.Layer{busyboxLayer(t, node)}
+	plain := registry.put("base", registrytest.NewImage(base, nil, nil))
+	reference := registry.sealed(t, "app", key, newKEK(t, broker, key), registrytest.NewImage(append(base,
+		registrytest.NewLayer(registrytest.Gzip, registrytest.Files(map[string]string{"secret": "opened"})...)), nil, nil), onlyLayer(1))
+	layer := registry.manifest(t, "app").Layers[1].Digest.String()
+
+	pod := runPullPod(t, node, "broker-faults", harness.Guest{BrokerURL: broker.URL, PlainRegistries: []string{registry.host()}}, nil)
+	keep(t, pod, plain)
+	pull(t, pod, reference)
+	words := strings.NewReplacer("{broker}", broker.URL, "{key}", key)
+	for _, tc := range brokerFaults {
+		t.Run(tc.name, func(t *testing.T) {
+			broker.Fail(tc.failure)
+			defer broker.Fail(brokertest.FailNothing)
+			_, refused, fault := try(t.Context(), node, pod, tc.name, reference, "/bin/true")
+			if fault != nil {
+				t.Fatal(fault)
+			}
+			want := []string{reference, "layer " + layer}
+			for _, part := range tc.want {
+				want = append(want, words.Replace(part))
+			}
+			wantRefused(t, refused, want...)
+			if strings.Contains(refused.Error(), string(brokertest.WrongKeyBytes)) {
+				t.Error("the error shows a key")
+			}
+			if n := registry.Count(registrytest.LayerBlob, "GET"); n != 1 {
+				t.Errorf("%d layers were fetched, and the base is the only one that the guest may have wanted", n)
+			}
+		})
+	}
+	if got := pullAndRun(t, node, pod, "sound", reference, "/bin/cat", "/secret"); got != "opened" {
+		t.Errorf("with a sound broker the container printed %q", got)
+	}
+}
+
+// TestPullUnreachableBroker runs plain images beside a broker that is not there, which stops encrypted ones only.
+func TestPullUnreachableBroker(t *testing.T) {
+	node := sharedNode(t)
+	listener, err := node.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("http://%s", listener.Addr())
+	listener.Close()
+	registry := openShop(t, node)
+	base := []registrytest.Layer{busyboxLayer(t, node)}
+	plain := registry.put("base", registrytest.NewImage(base, nil, nil))
+	const key = "kbs:///broker/gone/kek"
+	sealed := registry.sealed(t, "app", key, newKEK(t, nil, key), registrytest.NewImage(base, nil, nil), nil)
+
+	pod := runPullPod(t, node, "no-broker", harness.Guest{BrokerURL: url, PlainRegistries: []string{registry.host()}}, nil)
+	if got := pullAndRun(t, node, pod, "plain", plain, "/bin/echo", "plain"); got != "plain\n" {
+		t.Errorf("the plain image printed %q", got)
+	}
+	pull(t, pod, sealed)
+	_, refused, fault := try(t.Context(), node, pod, "sealed", sealed, "/bin/true")
+	if fault != nil {
+		t.Fatal(fault)
+	}
+	wantRefused(t, refused, sealed, key, "key broker "+url, "after 5 attempts", "connection refused", "check that the broker runs and that the guest's network reaches it")
+}
