@@ -72,15 +72,15 @@ func (r *reader) Read(p []byte) (int, error) {
 		r.mac.Write(p[:n])
 		r.stream.XORKeyStream(p[:n], p[:n])
 	}
-	if err == io.EOF {
-		err = r.verdict()
-	}
 	r.err = err
+	if err == io.EOF {
+		r.err = r.verdict()
+	}
 	if n > 0 {
 		// The verdict waits for the next call, so that no caller mistakes the last bytes for proven ones.
 		return n, nil
 	}
-	return 0, err
+	return 0, r.err
 }
 
 // verdict is io.EOF when the whole stream carries the expected HMAC.

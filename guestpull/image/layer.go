@@ -144,7 +144,7 @@ func atEnd(r io.Reader) error {
 		switch {
 		case n > 0:
 			return errUnproven
-		case err == io.EOF: //nolint:errorlint // a wrapped EOF is no verdict
+		case err == io.EOF: // a wrapped one is no verdict
 			return nil
 		case err != nil:
 			return err
@@ -170,7 +170,7 @@ func blame(err error, unpacked, packed io.Reader) error {
 	if verdict == nil || verdict == io.EOF || errors.Is(err, verdict) { //nolint:errorlint // a wrapped EOF is no verdict
 		return err
 	}
-	return fmt.Errorf("%w (noticed as: %v)", verdict, err)
+	return fmt.Errorf("%w (noticed as: %v)", verdict, err) //nolint:errorlint // the verdict alone gives the class
 }
 
 // exhausted reads to the end of a stream, whatever that is, and reports whether it came within the limit.

@@ -166,8 +166,8 @@ type classified struct {
 
 func (c *classified) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = fmt.Errorf("decompress %s: %w", c.compression, classify(err))
+	if err == nil || err == io.EOF {
+		return n, err
 	}
-	return n, err
+	return n, fmt.Errorf("decompress %s: %w", c.compression, classify(err))
 }
