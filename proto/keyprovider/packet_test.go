@@ -104,11 +104,11 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestParsePacketRefuses(t *testing.T) {
-	edit := func(old, new string) string {
+	edit := func(old, by string) string {
 		if !strings.Contains(vectorGCM, old) {
 			t.Fatalf("%q is not in the vector", old)
 		}
-		return strings.Replace(vectorGCM, old, new, 1)
+		return strings.Replace(vectorGCM, old, by, 1)
 	}
 	for name, tc := range map[string]struct {
 		raw  string

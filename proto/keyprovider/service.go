@@ -9,15 +9,15 @@ import (
 // ServiceName is the full name of the service on the wire, as ocicrypt and guest-components know it.
 const ServiceName = "keyprovider.KeyProviderService"
 
-// KeyProviderService wraps and unwraps the keys of image layers. Both directions carry ocicrypt's JSON.
-type KeyProviderService interface {
+// Service wraps and unwraps the keys of image layers. Both directions carry ocicrypt's JSON.
+type Service interface {
 	WrapKey(context.Context, *KeyProviderKeyWrapProtocolInput) (*KeyProviderKeyWrapProtocolOutput, error)
 	UnWrapKey(context.Context, *KeyProviderKeyWrapProtocolInput) (*KeyProviderKeyWrapProtocolOutput, error)
 }
 
 // RegisterKeyProviderServiceService serves svc on a ttrpc server. Its name follows the generated code of the other
 // services; keyprovider.proto tells why this one is not generated.
-func RegisterKeyProviderServiceService(srv *ttrpc.Server, svc KeyProviderService) {
+func RegisterKeyProviderServiceService(srv *ttrpc.Server, svc Service) {
 	srv.RegisterService(ServiceName, &ttrpc.ServiceDesc{
 		Methods: map[string]ttrpc.Method{
 			"WrapKey":   method(svc.WrapKey),
@@ -43,7 +43,7 @@ type keyProviderServiceClient struct {
 }
 
 // NewKeyProviderServiceClient calls the service over an open ttrpc connection.
-func NewKeyProviderServiceClient(client *ttrpc.Client) KeyProviderService {
+func NewKeyProviderServiceClient(client *ttrpc.Client) Service {
 	return &keyProviderServiceClient{client: client}
 }
 
