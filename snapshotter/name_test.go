@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
@@ -50,13 +51,8 @@ func TestNameOf(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			labels := map[string]string{}
-			for k, v := range full {
-				labels[k] = v
-			}
-			for k, v := range tc.change {
-				labels[k] = v
-			}
+			labels := maps.Clone(full)
+			maps.Copy(labels, tc.change)
 			got, err := nameOf(labels)
 			if !errors.Is(err, tc.wantErr) {
 				t.Fatalf("error %v, want %v", err, tc.wantErr)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -22,9 +23,7 @@ const app = "registry.example/app:1"
 
 func metadataWith(extra map[string]string) map[string]string {
 	m := map[string]string{volume.MetadataProxyMode: "true", volume.MetadataPlatform: "linux/s390x"}
-	for k, v := range extra {
-		m[k] = v
-	}
+	maps.Copy(m, extra)
 	return m
 }
 

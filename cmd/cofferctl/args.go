@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -53,11 +54,9 @@ func takesValue(flags []cli.Flag, arg string) bool {
 	}
 	name := strings.TrimLeft(arg, "-")
 	for _, flag := range flags {
-		for _, known := range flag.Names() {
-			if known == name {
-				_, boolean := flag.(*cli.BoolFlag)
-				return !boolean
-			}
+		if slices.Contains(flag.Names(), name) {
+			_, boolean := flag.(*cli.BoolFlag)
+			return !boolean
 		}
 	}
 	return false

@@ -48,7 +48,7 @@ func readInitdata(c *cli.Context) ([]byte, error) {
 	if c.NArg() != 1 {
 		return nil, fmt.Errorf("want one argument, %s: %w", c.Command.ArgsUsage, errdefs.ErrInvalidArgument)
 	}
-	in := io.Reader(c.App.Reader)
+	in := c.App.Reader
 	if name := c.Args().First(); name != "-" {
 		f, err := os.Open(name)
 		if err != nil {

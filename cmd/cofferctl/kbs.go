@@ -83,7 +83,7 @@ func putResource(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	in := io.Reader(c.App.Reader)
+	in := c.App.Reader
 	if name := c.Args().Get(1); name != "-" {
 		f, err := os.Open(name)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -40,12 +41,7 @@ func (f *fakeRuntime) call(name string) error {
 func (f *fakeRuntime) did(name string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, c := range f.calls {
-		if c == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(f.calls, name)
 }
 
 func (f *fakeRuntime) start(id string) (Process, error) {

@@ -2,6 +2,7 @@ package container
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 )
@@ -41,12 +42,7 @@ var transitions = map[State][]State{
 
 // may reports whether a container can go from s to next.
 func (s State) may(next State) bool {
-	for _, to := range transitions[s] {
-		if to == next {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(transitions[s], next)
 }
 
 // to moves the container on. FailedPrecondition: its state does not allow it.
@@ -70,10 +66,8 @@ func (c *Container) State() State {
 // require fails unless the container is in one of the states.
 func (c *Container) require(states ...State) error {
 	now := c.State()
-	for _, s := range states {
-		if now == s {
-			return nil
-		}
+	if slices.Contains(states, now) {
+		return nil
 	}
 	return fmt.Errorf("container %s is %s: %w", c.id, now, errdefs.ErrFailedPrecondition)
 }

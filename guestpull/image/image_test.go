@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -135,8 +136,8 @@ func wantEmpty(t *testing.T, dir string) {
 
 func readFile(t *testing.T, layers []string, name string) string {
 	t.Helper()
-	for i := len(layers) - 1; i >= 0; i-- {
-		raw, err := os.ReadFile(filepath.Join(layers[i], name))
+	for _, layer := range slices.Backward(layers) {
+		raw, err := os.ReadFile(filepath.Join(layer, name))
 		if err == nil {
 			return string(raw)
 		}

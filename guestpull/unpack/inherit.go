@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,8 +30,8 @@ func (u *Unpacker) Inherit(dir string, implied, lower []string) error {
 			root.Close()
 		}
 	}()
-	for i := len(lower) - 1; i >= 0; i-- {
-		root, err := os.OpenRoot(lower[i])
+	for _, dir := range slices.Backward(lower) {
+		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return fmt.Errorf("inherit directory attributes: %w", err)
 		}

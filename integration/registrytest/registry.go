@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -173,9 +174,7 @@ func (r *Registry) RequireLogin(user, password string) {
 func (r *Registry) Put(repo, tag string, img *Image) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for d, raw := range img.Blobs {
-		r.blobs[d] = raw
-	}
+	maps.Copy(r.blobs, img.Blobs)
 	for d, desc := range img.Manifests {
 		r.putManifest(repo, d.String(), desc.MediaType, img.raws[d])
 	}

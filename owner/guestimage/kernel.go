@@ -94,7 +94,7 @@ func (k *kernel) add(name string, _ int64, content io.Reader) error {
 	switch {
 	case rest == "modules.builtin":
 		data, err := readAll(content, maxKernelFile)
-		for _, line := range strings.Fields(string(data)) {
+		for line := range strings.FieldsSeq(string(data)) {
 			k.builtin[moduleName(line)] = true
 		}
 		return err

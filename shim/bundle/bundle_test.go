@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -55,21 +56,8 @@ func TestLoadRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Load(t.Context(), t.TempDir()); !os.IsNotExist(unwrapAll(err)) {
+	if _, err := Load(t.Context(), t.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no bundle: got %v", err)
-	}
-}
-
-func unwrapAll(err error) error {
-	for {
-		inner, ok := err.(interface{ Unwrap() error })
-		if !ok {
-			return err
-		}
-		if _, isPath := err.(*os.PathError); isPath {
-			return err
-		}
-		err = inner.Unwrap()
 	}
 }
 
@@ -108,7 +96,7 @@ func TestContainerdSpec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, logged := captureLog(t.Context())
-			b := parseFile(t, ctx, name+".json")
+			b := parseFile(ctx, t, name+".json")
 			req, jobs, err := b.CreateRequest(ctx, Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull(""))})
 			if err != nil {
 				t.Fatal(err)

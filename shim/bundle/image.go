@@ -3,6 +3,7 @@ package bundle
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/containerd/containerd/api/types"
@@ -60,9 +61,7 @@ func (b *Bundle) imageStorage(rootfs []*types.Mount, mountPoint string, annotati
 			delete(metadata, key)
 		}
 	}
-	for key, value := range annotations {
-		metadata[key] = value
-	}
+	maps.Copy(metadata, annotations)
 	document, err := json.Marshal(volume.ImagePull{Metadata: metadata})
 	if err != nil {
 		return nil, fmt.Errorf("encode image metadata: %w", err)

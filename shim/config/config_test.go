@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -103,21 +104,8 @@ func TestLoadFaults(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Load(filepath.Join(t.TempDir(), "none.toml")); !os.IsNotExist(unwrapAll(err)) {
+	if _, err := Load(filepath.Join(t.TempDir(), "none.toml")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a named file that is missing: %v", err)
-	}
-}
-
-func unwrapAll(err error) error {
-	for {
-		inner, ok := err.(interface{ Unwrap() error })
-		if !ok {
-			return err
-		}
-		if _, isPath := err.(*os.PathError); isPath {
-			return err
-		}
-		err = inner.Unwrap()
 	}
 }
 
@@ -198,7 +186,7 @@ func TestPodAnnotations(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(sample)
 	f.Add([]byte("[hypervisor]\nkernel_params = [\"a\"]\n"))
-	f.Fuzz(func(t *testing.T, raw []byte) {
+	f.Fuzz(func(_ *testing.T, raw []byte) {
 		config := Default()
 		if decode(raw, config) == nil {
 			_ = config.Validate()

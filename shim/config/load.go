@@ -84,8 +84,7 @@ func decodeFile(path string, into *Config) error {
 func decode(raw []byte, into *Config) error {
 	decoder := toml.NewDecoder(strings.NewReader(string(raw))).DisallowUnknownFields()
 	err := decoder.Decode(into)
-	var unknown *toml.StrictMissingError
-	if errors.As(err, &unknown) {
+	if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok {
 		faults := make([]error, 0, len(unknown.Errors))
 		for _, e := range unknown.Errors {
 			row, _ := e.Position()
@@ -93,8 +92,7 @@ func decode(raw []byte, into *Config) error {
 		}
 		return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, errors.Join(faults...))
 	}
-	var syntax *toml.DecodeError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*toml.DecodeError](err); ok {
 		row, column := syntax.Position()
 		return fmt.Errorf("%w: line %d column %d: %s", errdefs.ErrInvalidArgument, row, column,
 			strings.TrimPrefix(syntax.Error(), "toml: "))

@@ -17,8 +17,7 @@ import (
 func Parse(text []byte) (Config, error) {
 	var tree map[string]any
 	if err := toml.Unmarshal(text, &tree); err != nil {
-		var where *toml.DecodeError
-		if errors.As(err, &where) {
+		if where, ok := errors.AsType[*toml.DecodeError](err); ok {
 			row, column := where.Position()
 			err = fmt.Errorf("line %d, column %d: %w", row, column, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,8 +65,8 @@ func removeTree(dir string) error {
 		}
 		return err
 	})
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if e := unix.Rmdir(dirs[i]); e != nil && !errors.Is(e, unix.ENOENT) {
+	for _, dir := range slices.Backward(dirs) {
+		if e := unix.Rmdir(dir); e != nil && !errors.Is(e, unix.ENOENT) {
 			err = errors.Join(err, e)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -56,8 +57,8 @@ func Overlay(layers []string, scratch, target string) error {
 
 // configure hands the folders over one by one: as text in one mount option they would have to fit a page, colons escaped.
 func configure(fs int, layers []string, dirs map[string]string) error {
-	for i := len(layers) - 1; i >= 0; i-- { // the kernel wants the topmost first
-		if err := unix.FsconfigSetString(fs, "lowerdir+", layers[i]); err != nil {
+	for i, layer := range slices.Backward(layers) { // the kernel wants the topmost first
+		if err := unix.FsconfigSetString(fs, "lowerdir+", layer); err != nil {
 			return fmt.Errorf("add layer %d of %d to overlay: %w", i+1, len(layers), withLog(fs, err))
 		}
 	}

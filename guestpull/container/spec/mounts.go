@@ -40,7 +40,7 @@ var fileSystems = map[string]fileSystem{
 
 func words(s string) map[string]bool {
 	out := make(map[string]bool)
-	for _, w := range strings.Fields(s) {
+	for w := range strings.FieldsSeq(s) {
 		out[w] = true
 	}
 	return out

@@ -100,7 +100,7 @@ func TestArgumentsAgainstQEMU(t *testing.T) {
 					help[key] = append(help[key], match[1])
 				}
 			}
-			for _, pair := range strings.Split(rest, ",") {
+			for pair := range strings.SplitSeq(rest, ",") {
 				property, _, _ := strings.Cut(pair, "=")
 				if property != "" && property != "id" && !slices.Contains(help[key], property) {
 					t.Errorf("%s: QEMU knows no %q of %s, only %v", name, property, key, help[key])
