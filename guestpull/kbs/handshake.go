@@ -155,10 +155,10 @@ func (c *Client) attest(ctx context.Context, body []byte, cookie string) (time.D
 
 // accept turns an answer that is not a success into an error.
 func (c *Client) accept(step string, a *answer) error {
-	switch {
-	case a.status == http.StatusOK:
+	switch a.status {
+	case http.StatusOK:
 		return nil
-	case a.status == http.StatusBadRequest || a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
 		return c.refusedGuest(step, a)
 	default:
 		return c.garbage(step, a.reason())

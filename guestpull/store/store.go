@@ -37,7 +37,6 @@ type Store struct {
 // flight is a layer in work; others who want it wait for done.
 type flight struct {
 	done chan struct{}
-	err  error
 }
 
 // Open takes a directory for layers and makes it where it is missing. What an earlier process left there is removed: its

@@ -153,7 +153,7 @@ func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (re
 			return err
 		}
 	}
-	if r.RegistryRequests, err = d.requests(registry, mark, r.ImageDigest, pod.IP); err != nil {
+	if r.RegistryRequests, err = d.requests(registry, mark, pod.IP); err != nil {
 		return err
 	}
 	if r.PlaintextOnHost, r.PlaintextFiles, err = d.search(); err != nil {
@@ -248,7 +248,7 @@ func phaseTable(told sandbox.Report, total time.Duration) (map[string]float64, s
 }
 
 // requests counts what host and guest asked of the registry.
-func (d *demo) requests(registry *harness.Registry, mark int64, digest, podIP string) (map[string]counts, error) {
+func (d *demo) requests(registry *harness.Registry, mark int64, podIP string) (map[string]counts, error) {
 	all, err := registry.Requests(mark, repository)
 	if err != nil {
 		return nil, err

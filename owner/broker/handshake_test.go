@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -134,7 +135,7 @@ func TestAttestRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	short := &rsa.PublicKey{N: p384.D, E: 65537}
+	short := &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 383, 1), E: 65537}
 	for name, spoil := range map[string]func(*guest, *kbs.Attestation){
 		"nonce": func(_ *guest, a *kbs.Attestation) { a.RuntimeData.Nonce = "A" + a.RuntimeData.Nonce[1:] + "A" },
 		"bound other nonce": func(g *guest, a *kbs.Attestation) {

@@ -33,7 +33,7 @@ func readDeb(r io.Reader, each func(name string, size int64, content io.Reader) 
 	for {
 		name, size, err := nextMember(in)
 		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("Debian package has no data member: %w", errdefs.ErrInvalidArgument)
+			return fmt.Errorf("file is a Debian package without a data member: %w", errdefs.ErrInvalidArgument)
 		}
 		if err != nil {
 			return fmt.Errorf("read Debian package: %w", err)

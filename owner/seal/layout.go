@@ -174,7 +174,7 @@ func (l *Layout) writeFiles(index *ocispec.Index) error {
 		ocispec.ImageIndexFile:  raw,
 	} {
 		tmp := filepath.Join(l.dir, "."+name+".tmp")
-		if err := os.WriteFile(tmp, content, 0o644); err != nil { //nolint:gosec // a layout is for everybody
+		if err := os.WriteFile(tmp, content, 0o644); err != nil { // a layout is for everybody
 			return fmt.Errorf("write OCI layout: %w", err)
 		}
 		if err := os.Rename(tmp, filepath.Join(l.dir, name)); err != nil {

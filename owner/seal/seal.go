@@ -183,9 +183,9 @@ func choose(manifests []ocispec.Descriptor, wanted []string) ([]ocispec.Descript
 			}
 		}
 	}
-	for i, ok := range matched {
-		if !ok {
-			return nil, fmt.Errorf("image has no manifest for platform %s: %w", wanted[i], errdefs.ErrNotFound)
+	for i, w := range wanted {
+		if !matched[i] {
+			return nil, fmt.Errorf("image has no manifest for platform %s: %w", w, errdefs.ErrNotFound)
 		}
 	}
 	if len(chosen) == 0 {

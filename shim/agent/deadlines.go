@@ -10,19 +10,17 @@ import (
 	"github.com/containerd/ttrpc"
 )
 
-// class sorts methods by how long their answer may take.
+// class sorts methods by how long their answer may take. Those of the zero class need no more than the guest's attention.
 type class int
 
 const (
-	// classCall methods need no more than the guest's attention.
-	classCall class = iota
 	// classCreate methods include an image pull.
-	classCreate
+	classCreate class = iota + 1
 	// classUnlimited methods end with an event: output, an exit, the kernel's OOM killer, room in a pipe.
 	classUnlimited
 )
 
-// classes lists the methods that are not classCall, by name.
+// classes lists the methods that need longer, by name.
 var classes = map[string]class{
 	"CreateContainer": classCreate,
 	"WaitProcess":     classUnlimited,

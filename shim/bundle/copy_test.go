@@ -171,13 +171,7 @@ func TestPlanRefuses(t *testing.T) {
 		}, errdefs.IsFailedPrecondition},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// Socket paths are short; the test's own folder may not be.
-			dir, err := os.MkdirTemp("", "coffer")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = os.RemoveAll(dir) })
-			path := filepath.Join(dir, "v")
+			path := filepath.Join(t.TempDir(), "v")
 			test.make(t, path)
 			if jobs, err := testLimits.plan(path, "/guest/v"); !test.want(err) {
 				t.Errorf("got %d jobs, %v", len(jobs), err)
@@ -205,8 +199,8 @@ func TestCopyAfterChange(t *testing.T) {
 	}{
 		"grown":  {func(t *testing.T, file string) { sparse(t, file, copyLimits.file+1) }, errdefs.IsFailedPrecondition},
 		"gone":   {func(*testing.T, string) {}, func(err error) bool { return errors.Is(err, os.ErrNotExist) }},
-		"a link": {func(t *testing.T, file string) { _ = os.Symlink("/etc/passwd", file) }, func(err error) bool { return errors.Is(err, unix.ELOOP) }},
-		"a pipe": {func(t *testing.T, file string) { _ = unix.Mkfifo(file, 0o600) }, errdefs.IsFailedPrecondition},
+		"a link": {func(_ *testing.T, file string) { _ = os.Symlink("/etc/passwd", file) }, func(err error) bool { return errors.Is(err, unix.ELOOP) }},
+		"a pipe": {func(_ *testing.T, file string) { _ = unix.Mkfifo(file, 0o600) }, errdefs.IsFailedPrecondition},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "f")

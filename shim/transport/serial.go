@@ -143,7 +143,7 @@ func (c *conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	_ = c.Stream.SetReadDeadline(time.Unix(1, 0))
+	_ = c.SetReadDeadline(time.Unix(1, 0))
 	go func() { _ = c.Stream.Close() }()
 	return nil
 }

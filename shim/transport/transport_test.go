@@ -269,7 +269,7 @@ func TestTakeCID(t *testing.T) {
 func TestVsockDial(t *testing.T) {
 	host, _ := socketPair(t)
 	var attempts int
-	v := &Vsock{cid: 42, dial: func(ctx context.Context, cid, port uint32) (net.Conn, error) {
+	v := &Vsock{cid: 42, dial: func(_ context.Context, cid, port uint32) (net.Conn, error) {
 		attempts++
 		switch {
 		case cid != 42 || port != testPort:

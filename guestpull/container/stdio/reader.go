@@ -33,9 +33,9 @@ func newReader(f *os.File) *Reader {
 	return &Reader{f: f, turn: make(chan struct{}, 1)}
 }
 
-// Read returns the next chunk of at most max bytes. It blocks until there is output; an empty chunk without an error is
+// Read returns the next chunk of at most size bytes. It blocks until there is output; an empty chunk without an error is
 // the end of the stream, and every later call answers the same. It returns ctx's error when ctx ends first.
-func (r *Reader) Read(ctx context.Context, max int) ([]byte, error) {
+func (r *Reader) Read(ctx context.Context, size int) ([]byte, error) {
 	select {
 	case r.turn <- struct{}{}:
 		defer func() { <-r.turn }()
@@ -47,7 +47,7 @@ func (r *Reader) Read(ctx context.Context, max int) ([]byte, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = r.f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	buf := make([]byte, min(max, maxChunk))
+	buf := make([]byte, min(size, maxChunk))
 	for {
 		r.arm()
 		if err := ctx.Err(); err != nil {

@@ -68,14 +68,14 @@ func Console(master *os.File) *Set {
 }
 
 // Stdout reads the next chunk of output, see [Reader.Read].
-func (s *Set) Stdout(ctx context.Context, max int) ([]byte, error) { return s.stdout.Read(ctx, max) }
+func (s *Set) Stdout(ctx context.Context, size int) ([]byte, error) { return s.stdout.Read(ctx, size) }
 
 // Stderr reads the next chunk of error output, see [Reader.Read]. With a terminal it is at its end from the start.
-func (s *Set) Stderr(ctx context.Context, max int) ([]byte, error) {
+func (s *Set) Stderr(ctx context.Context, size int) ([]byte, error) {
 	if s.stderr == nil {
 		return nil, nil
 	}
-	return s.stderr.Read(ctx, max)
+	return s.stderr.Read(ctx, size)
 }
 
 // Write hands input to the process, see [Writer.Write].

@@ -35,7 +35,7 @@ func TestFakeConforms(t *testing.T) {
 		Config:     func(t *testing.T) vm.Config { return vm.Config{ID: "fake", StateDir: t.TempDir()} },
 		EchoPort:   echoPort,
 		SilentPort: silentPort,
-		Die: func(t *testing.T, instance vm.Instance) {
+		Die: func(_ *testing.T, instance vm.Instance) {
 			instance.(*vmtest.Instance).Crash(errors.New("guest kernel panicked"))
 		},
 	})
