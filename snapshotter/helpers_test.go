@@ -18,8 +18,8 @@ import (
 )
 
 // requireRoot skips a test that mounts.
-func requireRoot(t testing.TB) {
-	t.Helper()
+func requireRoot(tb testing.TB) {
+	tb.Helper()
 	reason := ""
 	switch {
 	case os.Getenv("COFFER_TEST_TIER") == "unit":
@@ -30,34 +30,35 @@ func requireRoot(t testing.TB) {
 		return
 	}
 	if os.Getenv("COFFER_REQUIRE") != "" {
-		t.Fatal(reason)
+		tb.Fatal(reason)
 	}
-	t.Skip(reason)
+	tb.Skip(reason)
 }
 
-func testContext(t testing.TB) context.Context {
-	return log.WithLogger(logtest.WithT(t.Context(), t), log.G(logtest.WithT(t.Context(), t)))
+func testContext(tb testing.TB) context.Context {
+	tb.Helper()
+	return log.WithLogger(logtest.WithT(tb.Context(), tb), log.G(logtest.WithT(tb.Context(), tb)))
 }
 
-func open(t testing.TB, root string, opts ...Opt) *Snapshotter {
-	t.Helper()
-	s, err := New(testContext(t), root, opts...)
+func open(tb testing.TB, root string, opts ...Opt) *Snapshotter {
+	tb.Helper()
+	s, err := New(testContext(tb), root, opts...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return s
 }
 
-func passing(t testing.TB, without Mode, patterns ...string) Opt {
-	t.Helper()
+func passing(tb testing.TB, without Mode, patterns ...string) Opt {
+	tb.Helper()
 	rules, err := NewRules(patterns, without)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return WithRules(rules)
 }
@@ -90,67 +91,67 @@ func manifestOf(image string) string { return digest.FromString("manifest of " +
 func blobOf(chain string) string     { return digest.FromString("blob of " + chain).String() }
 
 // pull announces a layer and returns the name that containerd would find it under.
-func pull(t testing.TB, s *Snapshotter, l layerOf) string {
-	t.Helper()
-	_, err := s.Prepare(testContext(t), "ns/1/extract-1 "+l.chain, l.parent, snapshots.WithLabels(l.labels()))
+func pull(tb testing.TB, s *Snapshotter, l layerOf) string {
+	tb.Helper()
+	_, err := s.Prepare(testContext(tb), "ns/1/extract-1 "+l.chain, l.parent, snapshots.WithLabels(l.labels()))
 	if !errdefs.IsAlreadyExists(err) {
-		t.Fatalf("prepare layer %s: %v, want already exists", l.chain, err)
+		tb.Fatalf("prepare layer %s: %v, want already exists", l.chain, err)
 	}
-	return find(t, s, l.chain, l.parent)
+	return find(tb, s, l.chain, l.parent)
 }
 
 // find does what containerd does after AlreadyExists.
-func find(t testing.TB, s *Snapshotter, chain, parent string) string {
-	t.Helper()
+func find(tb testing.TB, s *Snapshotter, chain, parent string) string {
+	tb.Helper()
 	var names []string
 	filter := `labels."` + snapshots.LabelSnapshotRef + `"==` + chain + `,parent=="` + parent + `"`
-	err := s.Walk(testContext(t), func(_ context.Context, i snapshots.Info) error {
+	err := s.Walk(testContext(tb), func(_ context.Context, i snapshots.Info) error {
 		if i.Kind == snapshots.KindCommitted {
 			names = append(names, i.Name)
 		}
 		return nil
 	}, filter)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if len(names) != 1 {
-		t.Fatalf("containerd finds %q for layer %s on %q, want one name", names, chain, parent)
+		tb.Fatalf("containerd finds %q for layer %s on %q, want one name", names, chain, parent)
 	}
 	return names[0]
 }
 
 // theVolume checks that mounts are the reference-only mount and returns its document.
-func theVolume(t testing.TB, s *Snapshotter, mounts []mount.Mount) *volume.Volume {
-	t.Helper()
+func theVolume(tb testing.TB, s *Snapshotter, mounts []mount.Mount) *volume.Volume {
+	tb.Helper()
 	if len(mounts) != 1 {
-		t.Fatalf("got mounts %v, want one", mounts)
+		tb.Fatalf("got mounts %v, want one", mounts)
 	}
 	m := mounts[0]
 	if m.Type != "bind" || m.Source != s.empty || m.Target != "" || len(m.Options) != 3 || m.Options[0] != "rbind" || m.Options[1] != "ro" {
-		t.Fatalf("got mount %+v", m)
+		tb.Fatalf("got mount %+v", m)
 	}
 	v, found, err := volume.FromOptions(m.Options)
 	if err != nil || !found {
-		t.Fatalf("read volume: %v, found %v", err, found)
+		tb.Fatalf("read volume: %v, found %v", err, found)
 	}
 	return v
 }
 
 // prepare makes a container's snapshot.
-func prepare(t testing.TB, s *Snapshotter, key, parent string) []mount.Mount {
-	t.Helper()
-	mounts, err := s.Prepare(testContext(t), key, parent)
+func prepare(tb testing.TB, s *Snapshotter, key, parent string) []mount.Mount {
+	tb.Helper()
+	mounts, err := s.Prepare(testContext(tb), key, parent)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return mounts
 }
 
-func snapshotDirs(t testing.TB, root string) []string {
-	t.Helper()
+func snapshotDirs(tb testing.TB, root string) []string {
+	tb.Helper()
 	dirs, err := filepath.Glob(filepath.Join(root, "snapshots", "*"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return dirs
 }

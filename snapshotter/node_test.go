@@ -46,31 +46,31 @@ type node struct {
 	stop    func()
 }
 
-func newNode(t testing.TB, opts ...Opt) *node {
-	t.Helper()
-	n := &node{t: t, dir: t.TempDir(), opts: opts, ctx: namespaces.WithNamespace(testContext(t), "k8s.io")}
+func newNode(tb testing.TB, opts ...Opt) *node {
+	tb.Helper()
+	n := &node{t: tb, dir: tb.TempDir(), opts: opts, ctx: namespaces.WithNamespace(testContext(tb), "k8s.io")}
 	n.start()
-	t.Cleanup(func() { n.stop() })
+	tb.Cleanup(func() { n.stop() })
 
 	conn, err := grpc.NewClient("unix://"+n.path("sock"), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
+	tb.Cleanup(func() { _ = conn.Close() })
 	cs, err := local.NewStore(n.path("content"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	db, err := bbolt.Open(n.path("meta.db"), 0o600, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() })
+	tb.Cleanup(func() { _ = db.Close() })
 	backend := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "coffer")
 	mdb := metadata.NewDB(db, cs, map[string]snapshots.Snapshotter{"coffer": backend})
 	if err := mdb.Init(n.ctx); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n.content, n.sn = mdb.ContentStore(), mdb.Snapshotter("coffer")
 	n.collect = func(ctx context.Context) error {

@@ -58,7 +58,7 @@ func (wrapper) UnwrapKey(_ *config.DecryptConfig, raw []byte) ([]byte, error) {
 func (wrapper) GetAnnotationID() string                     { return keyprovider.LayerAnnotation }
 func (wrapper) NoPossibleKeys(map[string][][]byte) bool     { return false }
 func (wrapper) GetPrivateKeys(map[string][][]byte) [][]byte { return [][]byte{{1}} }
-func (wrapper) GetKeyIdsFromPacket(string) ([]uint64, error) {
+func (wrapper) GetKeyIdsFromPacket(string) ([]uint64, error) { //nolint:revive // the name is ocicrypt's
 	return nil, nil
 }
 func (wrapper) GetRecipients(string) ([]string, error) { return nil, nil }
@@ -68,21 +68,21 @@ func init() {
 }
 
 // seal encrypts with ocicrypt.
-func seal(t testing.TB, plain []byte, wrap keyprovider.WrapType) (ocispec.Descriptor, []byte) {
-	t.Helper()
+func seal(tb testing.TB, plain []byte, wrap keyprovider.WrapType) (ocispec.Descriptor, []byte) {
+	tb.Helper()
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(plain), Size: int64(len(plain))}
 	ec := &config.EncryptConfig{Parameters: map[string][][]byte{"wrap": {[]byte(wrap)}}}
 	r, finish, err := ocicrypt.EncryptLayer(ec, bytes.NewReader(plain), desc)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ciphertext, err := io.ReadAll(r)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	annotations, err := finish()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return ocispec.Descriptor{
 		MediaType: desc.MediaType + "+encrypted", Digest: digest.FromBytes(ciphertext), Size: int64(len(ciphertext)), Annotations: annotations,
@@ -98,8 +98,8 @@ func (k keyMap) Resource(_ context.Context, uri string) ([]byte, error) {
 	return nil, fmt.Errorf("no %s: %w", uri, errdefs.ErrNotFound)
 }
 
-func random(t testing.TB, n int) []byte {
-	t.Helper()
+func random(tb testing.TB, n int) []byte {
+	tb.Helper()
 	b := make([]byte, n)
 	rand.Read(b)
 	return b
@@ -342,7 +342,7 @@ func BenchmarkReader(b *testing.B) {
 		for err == nil {
 			_, err = r.Read(buf)
 		}
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			b.Fatal(err)
 		}
 	}

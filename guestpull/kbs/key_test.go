@@ -21,19 +21,19 @@ const vectorScalar = "04983c60f7daadc1cb8698621f802c0d9f9a3c3c295c810748fb048115
 
 const vectorPlain = "a key of 32 bytes, made by hand."
 
-func vector(t testing.TB) (*keyPair, []byte) {
-	t.Helper()
+func vector(tb testing.TB) (*keyPair, []byte) {
+	tb.Helper()
 	scalar, err := hex.DecodeString(vectorScalar)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	private, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	raw, err := os.ReadFile("testdata/resource.jwe.json")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &keyPair{private: private}, raw
 }

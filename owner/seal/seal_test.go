@@ -47,7 +47,7 @@ func (wrapper) UnwrapKey(_ *config.DecryptConfig, raw []byte) ([]byte, error) {
 func (wrapper) GetAnnotationID() string                      { return keyprovider.LayerAnnotation }
 func (wrapper) NoPossibleKeys(map[string][][]byte) bool      { return false }
 func (wrapper) GetPrivateKeys(map[string][][]byte) [][]byte  { return [][]byte{{1}} }
-func (wrapper) GetKeyIdsFromPacket(string) ([]uint64, error) { return nil, nil }
+func (wrapper) GetKeyIdsFromPacket(string) ([]uint64, error) { return nil, nil } //nolint:revive // the name is ocicrypt's
 func (wrapper) GetRecipients(string) ([]string, error)       { return nil, nil }
 
 func init() {

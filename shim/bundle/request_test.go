@@ -30,11 +30,11 @@ var update = flag.Bool("update", false, "write the golden files; look at the dif
 const testDigest = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 // testRootfs is the mount that Coffer's snapshotter makes.
-func testRootfs(t testing.TB, v *volume.Volume) []*types.Mount {
-	t.Helper()
+func testRootfs(tb testing.TB, v *volume.Volume) []*types.Mount {
+	tb.Helper()
 	option, err := v.Option()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return []*types.Mount{{Type: "bind", Source: "/var/lib/coffer/empty", Options: []string{"ro", "rbind", option}}}
 }
@@ -60,15 +60,15 @@ func hostFiles(source, guest string) ([]CopyJob, error) {
 // hostGroup is a host on which the pod has a fsGroup.
 func hostGroup(string) uint32 { return 2000 }
 
-func parseFile(t testing.TB, ctx context.Context, name string) *Bundle {
-	t.Helper()
+func parseFile(ctx context.Context, tb testing.TB, name string) *Bundle {
+	tb.Helper()
 	raw, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	b, err := parse(ctx, raw)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
@@ -92,7 +92,7 @@ func TestGolden(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, logged := captureLog(t.Context())
-			b := parseFile(t, ctx, name+".json")
+			b := parseFile(ctx, t, name+".json")
 			req, jobs, err := b.createRequest(ctx, opts, hostFiles, hostGroup)
 			if err != nil {
 				t.Fatal(err)
@@ -121,15 +121,15 @@ func captureLog(ctx context.Context) (context.Context, *logtest.Hook) {
 }
 
 // golden writes a request, its copies and what was logged as stable text.
-func golden(t testing.TB, req *agentpb.CreateContainerRequest, jobs []CopyJob, logged []*logrus.Entry) []byte {
-	t.Helper()
+func golden(tb testing.TB, req *agentpb.CreateContainerRequest, jobs []CopyJob, logged []*logrus.Entry) []byte {
+	tb.Helper()
 	raw, err := protojson.Marshal(req)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var b bytes.Buffer
 	if err := json.Indent(&b, raw, "", " "); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	b.WriteString("\n")
 	for _, job := range jobs {
@@ -138,7 +138,7 @@ func golden(t testing.TB, req *agentpb.CreateContainerRequest, jobs []CopyJob, l
 	for _, entry := range logged {
 		fmt.Fprintf(&b, "%s: %s\n", entry.Level, entry.Message)
 		if fields, ok := entry.Data["fields"].(string); ok {
-			for _, field := range strings.Fields(fields) {
+			for field := range strings.FieldsSeq(fields) {
 				fmt.Fprintf(&b, "  %s\n", field)
 			}
 		}
@@ -180,7 +180,7 @@ func TestCreateRequestRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, _ := captureLog(t.Context())
-			b := parseFile(t, ctx, "cri-privileged.json")
+			b := parseFile(ctx, t, "cri-privileged.json")
 			if test.change != nil {
 				test.change(b.spec)
 			}
@@ -266,7 +266,7 @@ func TestForeignDigest(t *testing.T) {
 func TestNothingOfTheHost(t *testing.T) {
 	ctx, _ := captureLog(t.Context())
 	for _, name := range []string{"cri-container.json", "cri-privileged.json"} {
-		b := parseFile(t, ctx, name)
+		b := parseFile(ctx, t, name)
 		req, _, err := b.createRequest(ctx, Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull("example.com/a:1"))},
 			func(source, guest string) ([]CopyJob, error) {
 				return []CopyJob{{HostPath: source, GuestPath: guest}}, nil
@@ -282,34 +282,34 @@ func TestNothingOfTheHost(t *testing.T) {
 }
 
 // checkGuestOnly checks what must hold for every request.
-func checkGuestOnly(t testing.TB, req *agentpb.CreateContainerRequest) {
-	t.Helper()
+func checkGuestOnly(tb testing.TB, req *agentpb.CreateContainerRequest) {
+	tb.Helper()
 	spec := req.GetOCI()
 	if spec.GetHooks() != nil || len(spec.GetLinux().GetDevices()) > 0 || len(spec.GetLinux().GetResources().GetDevices()) > 0 {
-		t.Error("request has hooks or devices")
+		tb.Error("request has hooks or devices")
 	}
 	for _, ns := range spec.GetLinux().GetNamespaces() {
 		if ns.GetPath() != "" || ns.GetType() == string(specs.NetworkNamespace) || ns.GetType() == string(specs.UserNamespace) {
-			t.Errorf("request names namespace %v", ns)
+			tb.Errorf("request names namespace %v", ns)
 		}
 	}
 	if want := guestRun + "/" + req.GetContainerId() + "/rootfs"; spec.GetRoot().GetPath() != want {
-		t.Errorf("root path is %q", spec.GetRoot().GetPath())
+		tb.Errorf("root path is %q", spec.GetRoot().GetPath())
 	}
 	if len(req.GetStorages()) == 0 || req.GetStorages()[0].GetDriver() != driverGuestPull {
-		t.Error("first storage is not the image")
+		tb.Error("first storage is not the image")
 	}
 	for _, m := range spec.GetMounts() {
 		if m.GetType() == "bind" && !strings.HasPrefix(m.GetSource(), "/run/kata-containers/") {
-			t.Errorf("mount %s comes from %s", m.GetDestination(), m.GetSource())
+			tb.Errorf("mount %s comes from %s", m.GetDestination(), m.GetSource())
 		}
 		if m.GetType() != "bind" && slices.Contains(m.GetOptions(), "rbind") {
-			t.Errorf("mount %s of type %s is a bind mount in disguise", m.GetDestination(), m.GetType())
+			tb.Errorf("mount %s of type %s is a bind mount in disguise", m.GetDestination(), m.GetType())
 		}
 	}
 	for key := range spec.GetAnnotations() {
 		if !hasPrefix(key, annotationPrefixes) {
-			t.Errorf("request has annotation %s", key)
+			tb.Errorf("request has annotation %s", key)
 		}
 	}
 }

@@ -148,9 +148,9 @@ func (l *eventLog) awaitTopics(t *testing.T, container string, want ...string) {
 	}
 }
 
-func mkfifo(t testing.TB, path string) {
-	t.Helper()
-	must(t, unix.Mkfifo(path, 0o600))
+func mkfifo(tb testing.TB, path string) {
+	tb.Helper()
+	must(tb, unix.Mkfifo(path, 0o600))
 }
 
 func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.GetStatus()) }

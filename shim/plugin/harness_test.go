@@ -337,15 +337,16 @@ func (h *harness) checkNothingLeft() {
 	}
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // testLogger shows the shim's log when the test fails.
 func testLogger(t *testing.T) *log.Entry {
+	t.Helper()
 	logger := logrus.New()
 	logger.SetLevel(logrus.DebugLevel)
 	logger.SetOutput(testWriter{t})

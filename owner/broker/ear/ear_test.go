@@ -22,20 +22,20 @@ import (
 
 var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
+func newKey(tb testing.TB) *ecdsa.PrivateKey {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return key
 }
 
-func issuer(t testing.TB, key *ecdsa.PrivateKey, certs []*x509.Certificate, at *time.Time) *Issuer {
-	t.Helper()
+func issuer(tb testing.TB, key *ecdsa.PrivateKey, certs []*x509.Certificate, at *time.Time) *Issuer {
+	tb.Helper()
 	i, err := NewIssuer(key, certs, func() time.Time { return *at })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return i
 }

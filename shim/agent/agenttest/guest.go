@@ -54,8 +54,8 @@ type config struct {
 func WithStockAgent() Option { return func(c *config) { c.stock = true } }
 
 // New serves a guest until the test ends.
-func New(t testing.TB, opts ...Option) *Guest {
-	t.Helper()
+func New(tb testing.TB, opts ...Option) *Guest {
+	tb.Helper()
 	var c config
 	for _, opt := range opts {
 		opt(&c)
@@ -68,7 +68,7 @@ func New(t testing.TB, opts ...Option) *Guest {
 	}
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(g.intercept))
 	if err != nil {
-		t.Fatalf("make fake guest: %v", err)
+		tb.Fatalf("make fake guest: %v", err)
 	}
 	agentpb.RegisterAgentServiceService(server, g.service)
 	healthpb.RegisterHealthService(server, healthService{})
@@ -81,7 +81,7 @@ func New(t testing.TB, opts ...Option) *Guest {
 		defer close(served)
 		_ = server.Serve(ctx, g.listener)
 	}()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		g.service.close()
 		_ = server.Close()

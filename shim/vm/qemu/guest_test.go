@@ -230,9 +230,9 @@ func newDriver(t *testing.T, change func(*Options)) *Driver {
 	return driver
 }
 
-func (g guest) config(t testing.TB) vm.Config {
-	t.Helper()
+func (g guest) config(tb testing.TB) vm.Config {
+	tb.Helper()
 	return vm.Config{
-		ID: "test", StateDir: t.TempDir(), VCPUs: 1, MemoryMiB: 256, Kernel: g.kernel, Initrd: g.initrd,
+		ID: "test", StateDir: tb.TempDir(), VCPUs: 1, MemoryMiB: 256, Kernel: g.kernel, Initrd: g.initrd,
 	}
 }
