@@ -80,6 +80,10 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 	if err != nil {
 		m.PowerOff(err)
 	}
+	// Containers need overlay, and their pull the network.
+	if err := m.WaitModules(ctx); err != nil {
+		m.PowerOff(err)
+	}
 	if document != nil {
 		s.initdata = document.Raw
 	}

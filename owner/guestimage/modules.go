@@ -33,6 +33,7 @@ var roots = []root{
 	{"virtio_net", "devices", true, "-"},
 	{"overlay", "devices", true, "-"},
 	{"virtio_rng", "devices", false, "virtio:4"},
+	{"pvpanic_pci", "devices", false, "-"}, // so that the shim is told of a panic
 	{"sev_guest", "devices", false, "path:/sys/devices/platform/sev-guest"},
 	{"tdx_guest", "devices", false, "cpu:tdx_guest"},
 	{"erofs", "storage", true, "-"},
