@@ -69,10 +69,14 @@ func (q *quota) room(n int64) error {
 	if err != nil {
 		return err
 	}
-	if free <= n {
+	switch {
+	case free > n:
+		return nil
+	case n == 0:
+		return fmt.Errorf("layer does not fit: the space for images was used up after %d bytes of it: %w", q.stream, errdefs.ErrResourceExhausted)
+	default:
 		return fmt.Errorf("layer does not fit: %d more bytes are needed and %d may be used: %w", n, free, errdefs.ErrResourceExhausted)
 	}
-	return nil
 }
 
 // entry checks the header of one entry.
