@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -28,6 +29,7 @@ type settings struct {
 	pipeSize       int    // bytes; 0: the kernel's default
 	initdata       []byte // nil: there is no measured document
 	cgroups        cgroup.Root
+	complete       func(context.Context) error // waits until the machine is fit for containers
 	phases         func() []server.Phase
 }
 
@@ -63,6 +65,6 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	}
 	return server.New(server.Options{
 		Containers: containers, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
-		Policy: policy.NewBuiltin(), BootPhases: s.phases, AgentVersion: version, Init: s.init,
+		Policy: policy.NewBuiltin(), BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
 	})
 }

@@ -67,6 +67,7 @@ func hostSettings(base, runcPath, measured string) (settings, error) {
 		runc:       runcPath,
 		resolvConf: filepath.Join(base, "resolv.conf"),
 		cgroups:    cgroup.Default,
+		complete:   func(context.Context) error { return nil },
 		phases:     func() []server.Phase { return nil },
 	}
 	if measured == "" {

@@ -42,6 +42,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		noProxy:    m.Params.NoProxy,
 		pipeSize:   m.Params.PipeSize,
 		cgroups:    cgroup.Default,
+		complete:   m.WaitComplete,
 		phases: func() []server.Phase {
 			var out []server.Phase
 			for _, p := range m.Phases() {
@@ -73,15 +74,14 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 }
 
 // configure reads the measured document while the host is already served: its disk may appear late, and only containers need it. A
-// guest whose document is bad must not go on with half of it.
+// guest whose document or whose machine is bad must not go on with half of it.
 func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages) {
 	begin := time.Now()
 	document, err := m.InitData(ctx)
 	if err != nil {
 		m.PowerOff(err)
 	}
-	// Containers need overlay, and their pull the network.
-	if err := m.WaitModules(ctx); err != nil {
+	if err := m.WaitComplete(ctx); err != nil {
 		m.PowerOff(err)
 	}
 	if document != nil {

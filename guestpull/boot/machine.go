@@ -18,17 +18,18 @@ type Machine struct {
 	phases   phases
 	modules  *loader
 	loopback *background
+	mounts   *background
 	started  time.Time
 }
 
 // Init turns a bare initramfs into a working machine. It must be called once, by PID 1, before anything else is mounted
-// or started. Loopback and the drivers of devices are still to come when it returns: see WaitModules. Any error means that the machine is unfit
-// for use; hand it to PowerOff.
+// or started. What only containers need is still to come when it returns: see WaitComplete. Any error means that the
+// machine is unfit for use; hand it to PowerOff.
 func Init(ctx context.Context) (*Machine, error) {
 	if pid := os.Getpid(); pid != 1 {
 		return nil, fmt.Errorf("process %d is not the machine's init: %w", pid, errdefs.ErrFailedPrecondition)
 	}
-	m := &Machine{started: time.Now(), loopback: newBackground()}
+	m := &Machine{started: time.Now(), loopback: newBackground(), mounts: newBackground()}
 	uptime := sinceKernel()
 	m.phases.add("kernel", uptime)
 	sayf("pid 1 started %.3f s after the kernel", uptime.Seconds())

@@ -174,8 +174,9 @@ func (m *Machine) loadTransport(ctx context.Context) error {
 	return m.modules.load(ctx, stageTransport)
 }
 
-// startBackground starts the steps that the guest's server need not wait for: disks, then the other devices and the file
-// systems that their modules bring; and loopback, whose addresses cost the kernel some milliseconds.
+// startBackground starts the steps that the guest's server need not wait for: disks, whose probing the kernel goes on
+// with by itself, then what containers need, then the other devices and the file systems that their modules bring; and
+// loopback, whose addresses cost the kernel some milliseconds.
 func (m *Machine) startBackground(ctx context.Context) {
 	run := func(name string, b *background, step func() error) {
 		defer close(b.done)
@@ -187,19 +188,21 @@ func (m *Machine) startBackground(ctx context.Context) {
 	go run("loopback", m.loopback, loopbackUp)
 	go func() {
 		run("disks_modules", l.disks, func() error { return l.load(ctx, stageDisks) })
+		run("container_mounts", m.mounts, mountForContainers)
 		run("devices_modules", l.devices, func() error {
 			if err := l.load(ctx, stageDevices); err != nil {
 				return err
 			}
-			return mountLate()
+			return mountAll(lateMounts)
 		})
 	}()
 }
 
-// WaitModules waits until network cards, disks and file systems have their drivers, and loopback is up. It fails when
-// one of these could not be had, or when ctx ends first.
-func (m *Machine) WaitModules(ctx context.Context) error {
-	return errors.Join(m.loopback.wait(ctx), m.modules.disks.wait(ctx), m.modules.devices.wait(ctx))
+// WaitComplete waits for what is still to come when Init returns: network cards, disks and file systems have their
+// drivers, what containers need is mounted, and loopback is up. It fails when one of these could not be had, or when ctx
+// ends first.
+func (m *Machine) WaitComplete(ctx context.Context) error {
+	return errors.Join(m.loopback.wait(ctx), m.modules.disks.wait(ctx), m.mounts.wait(ctx), m.modules.devices.wait(ctx))
 }
 
 // LoadModules loads a stage of the image's module list that is not loaded at boot, such as "storage". A stage that the

@@ -24,16 +24,20 @@ const (
 	noSuidDev     = unix.MS_NOSUID | unix.MS_NODEV
 )
 
-// baseMounts is what every guest has, parents before children.
+// baseMounts is what the guest itself needs to start, parents before children.
 var baseMounts = []mountPoint{
 	{"proc", "/proc", "proc", noExecSuidDev, "", 0o555, false},
 	{"sysfs", "/sys", "sysfs", noExecSuidDev, "", 0o555, false},
 	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755", 0o755, false},
+	// Container roots and unpacked images live below /run: programs and set-uid files there must work.
+	{"run", "/run", "tmpfs", 0, "mode=0755,size=100%,nr_inodes=0", 0o755, false},
+}
+
+// containerMounts is what containers need besides. It is mounted beside the start of the guest's server.
+var containerMounts = []mountPoint{
 	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "ptmxmode=0666,mode=0620,gid=5", 0o755, false},
 	{"shm", "/dev/shm", "tmpfs", noExecSuidDev, "mode=1777", 0o1777, false},
 	{"mqueue", "/dev/mqueue", "mqueue", noExecSuidDev, "", 0o1777, true},
-	// Container roots and unpacked images live below /run: programs and set-uid files there must work.
-	{"run", "/run", "tmpfs", 0, "mode=0755,size=100%,nr_inodes=0", 0o755, false},
 	{"tmp", "/tmp", "tmpfs", noSuidDev, "mode=1777", 0o1777, false},
 	{"cgroup2", cgroupRoot, "cgroup2", noExecSuidDev, "nsdelegate", 0o555, false},
 	{"securityfs", "/sys/kernel/security", "securityfs", noExecSuidDev, "", 0o555, true},
@@ -55,12 +59,20 @@ var links = map[string]string{
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// mountAll mounts the table, then makes the links and hands the cgroup controllers down.
+// mountAll mounts a table.
 func mountAll(table []mountPoint) error {
 	for _, row := range table {
 		if err := row.mount(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// mountForContainers mounts what containers need, makes the links and hands the cgroup controllers down.
+func mountForContainers() error {
+	if err := mountAll(containerMounts); err != nil {
+		return err
 	}
 	for name, target := range links {
 		// devtmpfs has a ptmx node of its own that belongs to no devpts instance.
@@ -72,16 +84,6 @@ func mountAll(table []mountPoint) error {
 		}
 	}
 	return delegateControllers(cgroupRoot)
-}
-
-// mountLate mounts what the device modules brought.
-func mountLate() error {
-	for _, row := range lateMounts {
-		if err := row.mount(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (p mountPoint) mount() error {

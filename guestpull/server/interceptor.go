@@ -28,9 +28,12 @@ var quiet = map[string]bool{
 	"GetOOMEvent": true, "GetMetrics": true, "TtyWinResize": true, "WaitProcess": true,
 }
 
+// early are the methods that need nothing but the agent: a shim asks them while the rest of the guest still starts.
+var early = map[string]bool{"Check": true, "Version": true, "GetGuestDetails": true}
+
 // intercept returns the one chain that every call passes. The request is decoded inside the method's own code, so the checks hang on
 // the decoding: a method cannot see a request that did not pass them.
-func intercept(engine policy.Engine) ttrpc.UnaryServerInterceptor {
+func intercept(engine policy.Engine, complete func(context.Context) error) ttrpc.UnaryServerInterceptor {
 	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 		name := path.Base(info.FullMethod)
 		fields := log.Fields{"method": name}
@@ -46,7 +49,10 @@ func intercept(engine policy.Engine) ttrpc.UnaryServerInterceptor {
 			if err := checkIDs(request, fields); err != nil {
 				return err
 			}
-			return engine.Allow(ctx, name, message)
+			if err := engine.Allow(ctx, name, message); err != nil || early[name] {
+				return err
+			}
+			return complete(ctx)
 		})
 		fields["t_call"] = time.Since(start)
 		if err == nil {

@@ -97,6 +97,8 @@ type Options struct {
 	Network    Network
 	Files      Files
 	Policy     policy.Engine
+	// Complete waits until the guest's start is complete; calls that need more than the agent itself wait for it.
+	Complete func(context.Context) error
 	// BootPhases returns the steps of the guest's start.
 	BootPhases func() []Phase
 	// AgentVersion is for the health service.
@@ -123,10 +125,10 @@ var (
 
 // New returns a server that does not listen yet.
 func New(o Options) (*Server, error) {
-	if o.Containers == nil || o.Sandbox == nil || o.Network == nil || o.Files == nil || o.Policy == nil || o.BootPhases == nil {
+	if o.Containers == nil || o.Sandbox == nil || o.Network == nil || o.Files == nil || o.Policy == nil || o.Complete == nil || o.BootPhases == nil {
 		return nil, errors.New("agent server lacks a part")
 	}
-	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept(o.Policy)))
+	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept(o.Policy, o.Complete)))
 	if err != nil {
 		return nil, fmt.Errorf("make agent server: %w", err)
 	}

@@ -118,8 +118,14 @@ func (f *fake) CopyFile(_ context.Context, r *agentpb.CopyFileRequest) error {
 // connect serves the fake on a socket and returns a client.
 func connect(t *testing.T, f *fake, engine policy.Engine) *ttrpc.Client {
 	t.Helper()
+	return connectTo(t, f, engine, func(context.Context) error { return nil })
+}
+
+func connectTo(t *testing.T, f *fake, engine policy.Engine, complete func(context.Context) error) *ttrpc.Client {
+	t.Helper()
 	srv, err := New(Options{
 		Containers: f, Sandbox: fakePod{f}, Network: f, Files: f, Policy: engine, AgentVersion: "1.2.3", Init: true,
+		Complete:   complete,
 		BootPhases: func() []Phase { return []Phase{{Name: "ready", Took: 5 * time.Millisecond}} },
 	})
 	if err != nil {
@@ -306,6 +312,45 @@ func TestEveryMethodAnswers(t *testing.T) {
 		if refused[name] && !strings.Contains(err.Error(), "is not offered by this guest: ") {
 			t.Errorf("%s gives no reason: %v", name, err)
 		}
+	}
+}
+
+// TestCallsWaitForTheMachine: what the agent answers by itself is answered at once, all else when the guest is complete.
+func TestCallsWaitForTheMachine(t *testing.T) {
+	f := &fake{}
+	asked, completed := make(chan struct{}), make(chan error)
+	client := connectTo(t, f, policy.NewBuiltin(), func(context.Context) error {
+		asked <- struct{}{}
+		return <-completed
+	})
+	agent := agentpb.NewAgentServiceClient(client)
+	if _, err := agent.GetGuestDetails(t.Context(), &agentpb.GuestDetailsRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	start := func() <-chan error {
+		result := make(chan error, 1)
+		go func() {
+			_, err := agent.StartContainer(t.Context(), &agentpb.StartContainerRequest{ContainerId: "c1"})
+			result <- err
+		}()
+		<-asked
+		return result
+	}
+	failed := start()
+	completed <- fmt.Errorf("no driver: %w", errdefs.ErrUnavailable)
+	if err := <-failed; status.Code(err) != codes.Unavailable {
+		t.Errorf("call to an unfit machine: %v", err)
+	}
+	waiting := start()
+	if calls := f.asked(); len(calls) != 0 {
+		t.Errorf("called before the machine was complete: %v", calls)
+	}
+	completed <- nil
+	if err := <-waiting; err != nil {
+		t.Error(err)
+	}
+	if calls := f.asked(); len(calls) != 1 {
+		t.Errorf("calls are %v, want one", calls)
 	}
 }
 

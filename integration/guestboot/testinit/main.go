@@ -89,7 +89,7 @@ func answer(ctx context.Context, m *boot.Machine, c net.Conn) error {
 func run(ctx context.Context, m *boot.Machine, words []string) (string, error) {
 	switch words[0] {
 	case "phases":
-		if err := m.WaitModules(ctx); err != nil {
+		if err := m.WaitComplete(ctx); err != nil {
 			return "", err
 		}
 		var b strings.Builder
