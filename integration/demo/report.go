@@ -25,10 +25,13 @@ type counts struct {
 
 // run is one encrypted image run in a VM.
 type run struct {
-	Registry         string             `json:"registry"`
-	Image            string             `json:"image"`
-	ImageDigest      string             `json:"image_digest"`
-	PhasesMillis     map[string]float64 `json:"phases_ms"`
+	Registry     string             `json:"registry"`
+	Image        string             `json:"image"`
+	ImageDigest  string             `json:"image_digest"`
+	PhasesMillis map[string]float64 `json:"phases_ms"`
+	// GuestBoot is the guest's own account: "kernel" until PID 1 runs, "ready" from there until it serves, and the
+	// steps of the latter.
+	GuestBoot        map[string]float64 `json:"guest_boot_ms"`
 	RegistryRequests map[string]counts  `json:"registry_requests"`
 	PlaintextOnHost  int                `json:"plaintext_on_host"`
 	PlaintextFiles   []string           `json:"plaintext_files,omitempty"`
@@ -115,6 +118,7 @@ func (r *report) print(out io.Writer) {
 	for _, phase := range phases {
 		row(phase+" ms", func(run run) string { return fmt.Sprintf("%.1f", run.PhasesMillis[phase]) })
 	}
+	row("guest start ms", func(run run) string { return fmt.Sprintf("%.1f", run.GuestBoot["ready"]) })
 	for _, party := range []string{"host", "guest"} {
 		row(party+" requests", func(run run) string {
 			c := run.RegistryRequests[party]

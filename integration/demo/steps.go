@@ -145,6 +145,10 @@ func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (re
 	if r.PhasesMillis, r.ImageDigest, err = phaseTable(told, total); err != nil {
 		return err
 	}
+	r.GuestBoot = map[string]float64{}
+	for _, phase := range told.GuestBoot {
+		r.GuestBoot[phase.Name] = float64(phase.Micros) / 1000
+	}
 	if d.report.Machine, err = describeMachine(ctx, d.node, pod, told.VMPID); err != nil {
 		return err
 	}
