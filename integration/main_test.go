@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 // sharedNode starts the shared node when the first test asks for it.
 func sharedNode(t *testing.T) *harness.Node {
 	t.Helper()
-	require.Node(t)
+	requireNode(t)
 	shared.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -44,4 +44,13 @@ func sharedNode(t *testing.T) *harness.Node {
 		t.Fatal(shared.err)
 	}
 	return shared.node
+}
+
+// requireNode skips unless this machine can run a whole node: root, QEMU, containerd, a registry, Coffer's own binaries.
+func requireNode(t *testing.T) {
+	t.Helper()
+	require.Root(t)
+	if _, err := harness.FindTools(); err != nil {
+		require.Missing(t, err.Error())
+	}
 }

@@ -2,7 +2,6 @@ package snapshotter
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -16,24 +15,6 @@ import (
 
 	"github.com/coffer-project/coffer/proto/volume"
 )
-
-// requireRoot skips a test that mounts.
-func requireRoot(tb testing.TB) {
-	tb.Helper()
-	reason := ""
-	switch {
-	case os.Getenv("COFFER_TEST_TIER") == "unit":
-		reason = "COFFER_TEST_TIER=unit: tests that mount are not run"
-	case os.Geteuid() != 0:
-		reason = "mounting needs root: run make test as root"
-	default:
-		return
-	}
-	if os.Getenv("COFFER_REQUIRE") != "" {
-		tb.Fatal(reason)
-	}
-	tb.Skip(reason)
-}
 
 func testContext(tb testing.TB) context.Context {
 	tb.Helper()

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/proto/volume"
 )
 
@@ -167,7 +168,7 @@ func TestGarbageCollection(t *testing.T) {
 }
 
 func TestPassthrough(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	const pause = "registry.k8s.io/pause:3.10"
 	for name, tc := range map[string]struct {
 		reference string
@@ -207,7 +208,7 @@ func TestPassthrough(t *testing.T) {
 
 // An encrypted image that is to pass through cannot: containerd has no way to unpack it, and says so.
 func TestEncryptedImageCannotPassThrough(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	n := newNode(t, passing(t, ModeOverlay))
 	img := n.image(encrypted, "one")
 	_, err := n.pull(img, "")

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/proto/volume"
 )
 
@@ -252,7 +253,7 @@ func TestConcurrentPrepares(t *testing.T) {
 }
 
 func TestMountIsMountable(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	s := open(t, t.TempDir())
 	name := pull(t, s, layerOf{chain: chainA.String(), image: app})
 	target := t.TempDir()

@@ -20,15 +20,9 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/image"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/proto/cdh"
 )
-
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: layers keep their owners")
-	}
-}
 
 func demo(r *rt.Registry) string {
 	return r.Put("demo", "1", rt.NewImage([]rt.Layer{
@@ -38,7 +32,7 @@ func demo(r *rt.Registry) string {
 }
 
 func TestPull(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := rt.Start(t)
 	ref := demo(r)
 	var out bytes.Buffer
@@ -87,19 +81,11 @@ func TestPullFaults(t *testing.T) {
 
 // TestServe plays the agent: it asks for an image over the Confidential Data Hub's protocol and looks into the bundle.
 func TestServe(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := rt.Start(t)
 	ref := demo(r)
 	bad := r.Put("bad", "1", rt.NewImage([]rt.Layer{rt.NewLayer(rt.Plain, rt.Entry{Name: "f"})}, func(c *ocispec.Image) { c.Architecture = "s390x" }, nil))
-	root := t.TempDir()
-	if err := unix.Mount("tmpfs", root, "tmpfs", 0, ""); err != nil {
-		t.Skipf("needs to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	root := require.Tmpfs(t, 0, "")
 	socket := filepath.Join(t.TempDir(), "cdh.sock")
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)

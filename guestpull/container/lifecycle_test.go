@@ -11,22 +11,10 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/coffer-project/coffer/guestpull/container/mount"
+	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
 )
-
-// needRoot skips where the overlay cannot be mounted.
-func needRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Getenv("COFFER_TEST_TIER") == "unit":
-		t.Skip("COFFER_TEST_TIER=unit: tests that make mounts are not run")
-	case os.Geteuid() != 0 && os.Getenv("COFFER_REQUIRE") != "":
-		t.Fatal("needs root: a container's root file system is mounted")
-	case os.Geteuid() != 0:
-		t.Skip("needs root: a container's root file system is mounted")
-	}
-}
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -59,7 +47,7 @@ func (f *fakes) wantNothing(t *testing.T, id string) {
 }
 
 func TestCreateFailsInTheRuntime(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	f := newFakes(t)
 	f.runtime.fail["create"] = errors.New("no")
 	if err := f.Create(t.Context(), f.request("c1")); err == nil || !strings.Contains(err.Error(), "create container c1: no") {
@@ -95,7 +83,7 @@ func TestRemoveWhileCreating(t *testing.T) {
 
 // TestEachCallInEachState is the table of what may be done when.
 func TestEachCallInEachState(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	reach := map[State]func(f *fakes) error{
 		StateCreated: func(*fakes) error { return nil },
 		StateRunning: func(f *fakes) error { return f.Start(context.Background(), "c1") },
@@ -148,7 +136,7 @@ func TestEachCallInEachState(t *testing.T) {
 }
 
 func TestRemoveGoesOnAfterAFailure(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	f := newFakes(t)
 	must(t, f.Create(t.Context(), f.request("c1")))
 	f.runtime.fail["delete"] = errors.New("busy")
@@ -167,7 +155,7 @@ func TestRemoveGoesOnAfterAFailure(t *testing.T) {
 }
 
 func TestExecsAreForgotten(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	f := newFakes(t)
 	must(t, f.Create(t.Context(), f.request("c1")))
 	must(t, f.Start(t.Context(), "c1"))

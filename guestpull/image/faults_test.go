@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/image"
@@ -22,6 +21,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/proto/keyprovider"
 )
 
@@ -114,7 +114,7 @@ func faults() map[string]fault {
 }
 
 func TestFaults(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	for name, tc := range faults() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -162,7 +162,7 @@ func quickPuller(t *testing.T, r *rt.Registry, keys decrypt.KeySource) (*image.P
 
 // TestPlaintextNeedsItsKey: an image that lists the diff ids of another's encrypted layers must not be given them.
 func TestPlaintextNeedsItsKey(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := rt.Start(t)
 	secret := sealedLayers(t)
 	ref := r.Put("secret", "1", rt.NewImage(secret, nil, nil))
@@ -192,7 +192,7 @@ func TestPlaintextNeedsItsKey(t *testing.T) {
 }
 
 func TestPullsShareLayers(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := rt.Start(t)
 	base := rt.NewLayer(rt.Gzip, rt.Files(map[string]string{"base": strings.Repeat("b", 1<<20)})...)
 	var refs []string
@@ -234,7 +234,7 @@ func TestPullsShareLayers(t *testing.T) {
 
 // TestFailureKeepsOtherPulls: a container that pulls a second image and fails keeps the first.
 func TestFailureKeepsOtherPulls(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := rt.Start(t)
 	good := r.Put("good", "1", rt.NewImage(plainLayers(t), nil, nil))
 	bad := r.Put("bad", "1", rt.NewImage(plainLayers(t), func(c *ocispec.Image) { c.RootFS.DiffIDs[1] = digest.FromString("x") }, nil))
@@ -254,7 +254,7 @@ func TestFailureKeepsOtherPulls(t *testing.T) {
 }
 
 func TestCancelLeavesNothing(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := rt.Start(t)
 	ref := r.Put("app", "1", rt.NewImage(plainLayers(t), nil, nil))
 	r.Inject(rt.Fault{Kind: rt.LayerBlob, Action: rt.Stall})
@@ -268,7 +268,7 @@ func TestCancelLeavesNothing(t *testing.T) {
 }
 
 func TestImageLargerThanMemory(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := rt.Start(t)
 	noise := make([]byte, 24<<20)
 	for i := range noise {
@@ -284,15 +284,7 @@ func TestImageLargerThanMemory(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			ref := r.Put("big", "1", rt.NewImage([]rt.Layer{tc.layer}, nil, nil))
-			dir := t.TempDir()
-			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
-				t.Skipf("needs to mount a tmpfs: %v", err)
-			}
-			t.Cleanup(func() {
-				if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-					t.Error(err)
-				}
-			})
+			dir := require.Tmpfs(t, 0, "size=16m")
 			s, err := store.Open(dir)
 			if err != nil {
 				t.Fatal(err)

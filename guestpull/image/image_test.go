@@ -25,6 +25,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	"github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/proto/kbs"
 	"github.com/coffer-project/coffer/proto/keyprovider"
 )
@@ -113,13 +114,6 @@ func newPuller(t *testing.T, r *registrytest.Registry, keys decrypt.KeySource) (
 		unpack.New(unpack.DefaultLimits(), unpack.WithSpace(s.Free)), s, image.WithPlatform("linux/amd64")), dir
 }
 
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: layers keep their owners")
-	}
-}
-
 // wantEmpty fails when anything of a pull is left in a store.
 func wantEmpty(t *testing.T, dir string) {
 	t.Helper()
@@ -147,7 +141,7 @@ func readFile(t *testing.T, layers []string, name string) string {
 }
 
 func TestPull(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	for _, packing := range []string{registrytest.Plain, registrytest.Gzip, registrytest.Zstd} {
 		for _, wrap := range []keyprovider.WrapType{"", keyprovider.WrapGCM, keyprovider.WrapCTR} {
 			t.Run(fmt.Sprintf("%s,%s", packing, wrap), func(t *testing.T) {
@@ -208,7 +202,7 @@ func checkReport(t *testing.T, r image.Report, encrypted bool) {
 }
 
 func TestPullIndex(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := registrytest.StartTLS(t)
 	build := func(arch string) *registrytest.Image {
 		return registrytest.NewImage([]registrytest.Layer{registrytest.NewLayer(registrytest.Gzip, registrytest.Files(map[string]string{"arch": arch})...)},

@@ -2,7 +2,6 @@ package network
 
 import (
 	"errors"
-	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/integration/require"
 	typespb "github.com/coffer-project/coffer/proto/types"
 )
 
@@ -20,9 +20,7 @@ const secondMAC = "02:00:00:00:00:02"
 // inNamespace gives the test a network namespace of its own, with two cards made as one cable.
 func inNamespace(t *testing.T) *Network {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root for a network namespace")
-	}
+	require.Root(t)
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	old, err := netns.Get()
 	if err != nil {
@@ -31,7 +29,7 @@ func inNamespace(t *testing.T) *Network {
 	t.Cleanup(func() { old.Close() })
 	fresh, err := netns.New()
 	if err != nil {
-		t.Skipf("cannot make a network namespace: %v", err)
+		require.Missing(t, "needs network namespaces, got "+err.Error()+": run make test where root may make them")
 	}
 	t.Cleanup(func() {
 		if err := errors.Join(netns.Set(old), fresh.Close()); err != nil {
@@ -40,7 +38,7 @@ func inNamespace(t *testing.T) *Network {
 	})
 	err = addCable("x0", goodMAC, "x1", secondMAC)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skip("the kernel has no veth")
+		require.Missing(t, "needs a kernel with veth: modprobe veth")
 	}
 	if err != nil {
 		t.Fatal(err)

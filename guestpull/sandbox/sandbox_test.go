@@ -17,6 +17,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
@@ -40,18 +41,6 @@ func newSandbox(t *testing.T) *Sandbox {
 	return s
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Getenv("COFFER_TEST_TIER") == "unit":
-		t.Skip("COFFER_TEST_TIER=unit: tests that make mounts are not run")
-	case os.Geteuid() != 0 && os.Getenv("COFFER_REQUIRE") != "":
-		t.Fatal("needs root: it makes namespaces and mounts")
-	case os.Geteuid() != 0:
-		t.Skip("needs root: it makes namespaces and mounts")
-	}
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -67,7 +56,7 @@ func isMount(t *testing.T, path string) bool {
 }
 
 func TestOneSandboxInALife(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	s := newSandbox(t)
 	if _, err := s.Namespaces(false); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("namespaces of no sandbox: %v", err)
@@ -116,7 +105,7 @@ func TestOneSandboxInALife(t *testing.T) {
 }
 
 func TestFailedCreateLeavesNothing(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	s := newSandbox(t)
 	bad := &agentpb.CreateSandboxRequest{SandboxPidns: true, Storages: []*agentpb.Storage{
 		{Driver: "ephemeral", Fstype: "tmpfs", MountPoint: s.Base + "/sandbox/one"},
@@ -137,7 +126,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 }
 
 func TestVolumes(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	s := newSandbox(t)
 	must(t, s.Create(t.Context(), &agentpb.CreateSandboxRequest{}))
 	memory := &agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", MountPoint: s.Base + "/sandbox/ephemeral/cache",

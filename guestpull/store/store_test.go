@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/integration/require"
 )
 
 var (
@@ -202,18 +204,7 @@ func TestMalformedID(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: mounts a tmpfs")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV, "size=64m"); err != nil {
-		t.Skipf("needs to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := require.Tmpfs(t, unix.MS_NODEV, "size=64m")
 	s := open(t, dir)
 	if !s.NoDevices() {
 		t.Error("nodev mount is not seen")

@@ -15,12 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	rt "github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/integration/require"
 )
 
 // TestOverlayShowsWhatSerialApplyMakes unpacks layers side by side and stacks them with the kernel's overlay, and holds the
 // result against containerd's own apply, which puts one layer over the other in one folder.
 func TestOverlayShowsWhatSerialApplyMakes(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	capability := string([]byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	cases := map[string][][]rt.Entry{
 		"kinds of files": {{
@@ -93,16 +94,8 @@ func serial(t *testing.T, layers [][]rt.Entry) string {
 
 func stacked(t *testing.T, layers [][]rt.Entry) string {
 	t.Helper()
-	base := t.TempDir()
 	// A tmpfs as in the guest: an overlay cannot lie on another overlay.
-	if err := unix.Mount("tmpfs", base, "tmpfs", 0, ""); err != nil {
-		t.Skipf("needs to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(base, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	base := require.Tmpfs(t, 0, "")
 	u := New(DefaultLimits())
 	var dirs []string
 	for i, entries := range layers {
@@ -129,7 +122,7 @@ func stacked(t *testing.T, layers [][]rt.Entry) string {
 	}
 	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s/up,workdir=%s/work", strings.Join(lower, ":"), base, base)
 	if err := unix.Mount("overlay", target, "overlay", 0, opts); err != nil {
-		t.Skipf("needs to mount an overlay: %v", err)
+		t.Fatalf("mount overlay: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {

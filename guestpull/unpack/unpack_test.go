@@ -18,14 +18,8 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/mediatype"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/integration/require"
 )
-
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: layers keep their owners")
-	}
-}
 
 func apply(t *testing.T, u *Unpacker, entries ...rt.Entry) (string, []string, error) {
 	t.Helper()
@@ -38,7 +32,7 @@ func apply(t *testing.T, u *Unpacker, entries ...rt.Entry) (string, []string, er
 }
 
 func TestHostileTars(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	long := strings.Repeat("n", 300)
 	cases := map[string]struct {
 		entries []rt.Entry
@@ -137,7 +131,7 @@ func checkNoDevices(t *testing.T, dir string) {
 }
 
 func TestQuota(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	small := Limits{Bytes: 64 << 10, Entries: 8, Xattrs: 100, Window: 1 << 20}
 	many := make([]rt.Entry, 9)
 	for i := range many {
@@ -164,7 +158,7 @@ func TestQuota(t *testing.T) {
 }
 
 func TestSparseFileCannotFillMemory(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	// A GNU sparse file of 8 GiB in PAX form: a map with one byte at the end, in a stream of a few KiB.
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
@@ -217,7 +211,7 @@ func withPAX(stream []byte, records map[string]string) []byte {
 }
 
 func TestSpaceRunsOut(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	left := int64(6 << 20)
 	u := New(DefaultLimits(), WithSpace(func() (int64, error) {
 		left -= 3 << 20
@@ -233,16 +227,7 @@ func TestSpaceRunsOut(t *testing.T) {
 }
 
 func TestFullFileSystem(t *testing.T) {
-	requireRoot(t)
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("needs to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := require.Tmpfs(t, 0, "size=1m")
 	stream := rt.Tar(rt.Entry{Name: "f", Body: strings.Repeat("x", 2<<20)})
 	_, _, err := New(DefaultLimits()).Apply(t.Context(), dir, bytes.NewReader(stream))
 	if !errors.Is(err, errdefs.ErrResourceExhausted) || !errors.Is(err, unix.ENOSPC) {
@@ -251,7 +236,7 @@ func TestFullFileSystem(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, _, err := New(DefaultLimits()).Apply(ctx, t.TempDir(), bytes.NewReader(rt.Tar(rt.Entry{Name: "f"})))
@@ -303,9 +288,7 @@ func TestDecompress(t *testing.T) {
 }
 
 func FuzzApply(f *testing.F) {
-	if os.Geteuid() != 0 {
-		f.Skip("needs root: layers keep their owners")
-	}
+	require.Root(f)
 	f.Add(rt.Tar(rt.Entry{Name: "a/b", Body: "x"}, rt.Entry{Name: "a/.wh.c"}, rt.Entry{Name: "l", Type: tar.TypeSymlink, Link: "../.."}))
 	f.Add(rt.Tar(rt.Entry{Name: "d/.wh..wh..opq"}, rt.Entry{Name: "h", Type: tar.TypeLink, Link: "../victim"}))
 	f.Fuzz(func(t *testing.T, stream []byte) {

@@ -27,6 +27,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	"github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/owner/broker/brokertest"
 	"github.com/coffer-project/coffer/owner/seal"
 	"github.com/coffer-project/coffer/proto/kbs"
@@ -54,13 +55,6 @@ func newKEK() []byte {
 	key := make([]byte, keyprovider.KEKSize)
 	rand.Read(key)
 	return key
-}
-
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: layers keep their owners")
-	}
 }
 
 func newPuller(t *testing.T, config registry.Config, keys decrypt.KeySource) *image.Puller {
@@ -109,7 +103,7 @@ func wantTop(t *testing.T, img *image.Image, text string) {
 }
 
 func TestSealedImageIsPulled(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	for name, wrap := range map[string]keyprovider.WrapType{"A256GCM": keyprovider.WrapGCM, "A256CTR": keyprovider.WrapCTR} {
 		t.Run(name, func(t *testing.T) {
 			from, to := registrytest.Start(t), registrytest.StartTLS(t)
@@ -143,7 +137,7 @@ func TestSealedImageIsPulled(t *testing.T) {
 
 // TestWithBroker has nothing in the place of anything: the owner hands the key to a key broker, and the guest attests to it.
 func TestWithBroker(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r, broker := registrytest.Start(t), brokertest.Start(t, brokertest.Options{})
 	o := seal.RegistryOptions{PlainHTTP: true}
 	src := newRegistry(t, r.Put("app", "1", sample("amd64")), o)
@@ -177,7 +171,7 @@ func allBlobs(r *registrytest.Registry, img *image.Image) []byte {
 }
 
 func TestSealIndexThroughLayout(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	r := registrytest.Start(t)
 	index := registrytest.NewIndex(map[string]*registrytest.Image{"linux/amd64": sample("amd64"), "linux/arm64": sample("arm64")})
 	ref := r.Put("multi", "1", index)
@@ -213,14 +207,7 @@ func TestSealIndexThroughLayout(t *testing.T) {
 // startDistribution runs CNCF Distribution, which the project's set-up builds.
 func startDistribution(t *testing.T) string {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skipf("no cache folder: %v", err)
-	}
-	bin := filepath.Join(cache, "coffer", "bin", "registry")
-	if _, err := os.Stat(bin); err != nil {
-		t.Skipf("needs CNCF Distribution (make setup): %v", err)
-	}
+	bin := require.Cached(t, "bin/registry")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +244,7 @@ func startDistribution(t *testing.T) string {
 }
 
 func TestThroughDistribution(t *testing.T) {
-	requireRoot(t)
+	require.Root(t)
 	addr := startDistribution(t)
 	from := registrytest.Start(t)
 	index := registrytest.NewIndex(map[string]*registrytest.Image{"linux/amd64": sample("amd64"), "linux/arm64": sample("arm64")})

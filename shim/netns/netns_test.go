@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/integration/require"
 )
 
 // current names the namespace of the calling thread.
@@ -18,9 +20,7 @@ func current() (string, error) {
 }
 
 func TestDo(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes a network namespace")
-	}
+	require.Root(t)
 	made, end := make(chan error), make(chan struct{})
 	defer close(end)
 	var path, inside string
@@ -32,7 +32,7 @@ func TestDo(t *testing.T) {
 		<-end
 	})
 	if err := <-made; err != nil {
-		t.Skipf("cannot make a network namespace: %v", err)
+		require.Missing(t, "needs network namespaces, got "+err.Error()+": run make test where root may make them")
 	}
 	outside, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {

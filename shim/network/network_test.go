@@ -13,35 +13,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/shim/netns"
+	"github.com/coffer-project/coffer/shim/netns/netnstest"
 )
-
-// newNamespace makes a network namespace that lives until the test ends, and returns its path. No mount is needed: a
-// thread that stays in it keeps it alive.
-func newNamespace(t *testing.T) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
-	}
-	path, end := make(chan string, 1), make(chan struct{})
-	failed := make(chan error, 1)
-	netns.Thread(func() {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			failed <- err
-			return
-		}
-		path <- fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
-		<-end
-	})
-	select {
-	case err := <-failed:
-		t.Skipf("cannot make a network namespace: %v", err)
-		return ""
-	case p := <-path:
-		t.Cleanup(func() { close(end) })
-		return p
-	}
-}
 
 // within runs fn in the namespace and fails the test on error.
 func within(t *testing.T, path string, fn func() error) {
@@ -64,7 +39,8 @@ func must(errs ...error) error {
 // default route by 10.88.0.1, which is veth0 in the other.
 func newPod(t *testing.T) (pod, outside string) {
 	t.Helper()
-	pod, outside = newNamespace(t), newNamespace(t)
+	require.Root(t)
+	pod, outside = netnstest.New(t), netnstest.New(t)
 	podFile, err := os.Open(pod)
 	if err != nil {
 		t.Fatal(err)
@@ -314,7 +290,8 @@ func TestAttachFaults(t *testing.T) {
 		}
 	})
 	t.Run("no interface", func(t *testing.T) {
-		if _, err := Attach(t.Context(), newNamespace(t)); !errdefs.IsFailedPrecondition(err) {
+		require.Root(t)
+		if _, err := Attach(t.Context(), netnstest.New(t)); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -8,19 +8,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-)
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Getenv("COFFER_TEST_TIER") == "unit":
-		t.Skip("COFFER_TEST_TIER=unit: tests that make mounts are not run")
-	case os.Geteuid() != 0 && os.Getenv("COFFER_REQUIRE") != "":
-		t.Fatal("needs root: it makes mounts")
-	case os.Geteuid() != 0:
-		t.Skip("needs root: it makes mounts")
-	}
-}
+	"github.com/coffer-project/coffer/integration/require"
+)
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -50,7 +40,7 @@ func FuzzBelow(f *testing.F) {
 }
 
 func TestPin(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	root, pins := t.TempDir(), t.TempDir()
 	must(t, os.MkdirAll(root+"/dir/sub", 0o755))
 	must(t, os.WriteFile(root+"/dir/file", []byte("content"), 0o644))
@@ -87,7 +77,7 @@ func TestPin(t *testing.T) {
 }
 
 func TestUnmountOfNothing(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	must(t, Unmount(t.TempDir()))
 	must(t, Unmount(t.TempDir()+"/none"))
 }

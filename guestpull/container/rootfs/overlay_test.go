@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/integration/require"
 )
 
 // layers makes n layers with long names: as one mount option they would not fit a page. Layer i has the file i and writes its number
@@ -33,14 +35,7 @@ func layers(t *testing.T, n int) []string {
 }
 
 func TestOverlay(t *testing.T) {
-	switch {
-	case os.Getenv("COFFER_TEST_TIER") == "unit":
-		t.Skip("COFFER_TEST_TIER=unit: tests that make mounts are not run")
-	case os.Geteuid() != 0 && os.Getenv("COFFER_REQUIRE") != "":
-		t.Fatal("needs root: it makes mounts")
-	case os.Geteuid() != 0:
-		t.Skip("needs root: it makes mounts")
-	}
+	require.Root(t)
 	for _, n := range []int{0, 1, 2, 127} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			lower, scratch := layers(t, n), t.TempDir()

@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
+	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
 )
@@ -46,8 +47,9 @@ type pod struct {
 
 func newPod(t *testing.T, sharePID bool) *pod {
 	t.Helper()
-	const busybox = "/bin/busybox"
-	binary := needRunc(t, busybox)
+	require.Root(t)
+	binary := require.Cached(t, "bin/runc")
+	busybox := require.Program(t, "/bin/busybox", "run make setup")
 	p := &pod{base: t.TempDir()}
 	p.images = &fakeImages{layer: busyboxLayer(t, busybox), held: map[string]bool{}}
 	exits := reap.New()
@@ -87,32 +89,6 @@ func newPod(t *testing.T, sharePID bool) *pod {
 		}
 	})
 	return p
-}
-
-// needRunc returns the path of runc, or skips with what is missing; where COFFER_REQUIRE is set a missing need is a failure.
-func needRunc(t *testing.T, busybox string) string {
-	t.Helper()
-	if os.Getenv("COFFER_TEST_TIER") == "unit" {
-		t.Skip("COFFER_TEST_TIER=unit: tests that run containers are not run")
-	}
-	skip := t.Skip
-	if os.Getenv("COFFER_REQUIRE") != "" {
-		skip = t.Fatal
-	}
-	cache := os.Getenv("COFFER_CACHE")
-	if base, err := os.UserCacheDir(); cache == "" && err == nil {
-		cache = filepath.Join(base, "coffer")
-	}
-	binary := filepath.Join(cache, "bin/runc")
-	if os.Geteuid() != 0 {
-		skip("needs root: it makes namespaces and mounts")
-	}
-	for _, file := range []string{binary, busybox} {
-		if _, err := os.Stat(file); err != nil {
-			skip("run make setup: ", err)
-		}
-	}
-	return binary
 }
 
 type fakeImages struct {

@@ -13,10 +13,7 @@ import (
 // BenchmarkBoot measures the test guest from New to its first answer, and QEMU's processor time and resident memory
 // then. On a busy machine the processor time is the figure to compare.
 func BenchmarkBoot(b *testing.B) {
-	g, err := makeGuest()
-	if err != nil {
-		b.Skipf("cannot make a test guest: %v", err)
-	}
+	g := needGuest(b)
 	for _, cpus := range []uint32{1, 2} {
 		b.Run(fmt.Sprintf("cpus=%d", cpus), func(b *testing.B) {
 			var ready, stopped time.Duration

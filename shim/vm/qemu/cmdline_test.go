@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/shim/vm"
 )
 
@@ -77,9 +78,7 @@ func TestArgumentsGolden(t *testing.T) {
 
 // TestArgumentsAgainstQEMU checks that the installed QEMU knows each device, object and machine property we use.
 func TestArgumentsAgainstQEMU(t *testing.T) {
-	if _, err := os.Stat(qemuBinary); err != nil {
-		t.Skipf("no QEMU to ask: %v", err)
-	}
+	require.VM(t)
 	property := regexp.MustCompile(`(?m)^\s+([a-z0-9_-]+)=`)
 	help := map[string][]string{} // what QEMU knows of "-device virtio-rng-pci", and so on
 	for name, m := range goldenMachines() {
@@ -115,9 +114,7 @@ func TestArgumentsAgainstQEMU(t *testing.T) {
 
 // TestSandboxOptions lets QEMU parse the rest: it must get as far as the missing kernel.
 func TestSandboxOptions(t *testing.T) {
-	if _, err := os.Stat(qemuBinary); err != nil {
-		t.Skipf("no QEMU to ask: %v", err)
-	}
+	require.VM(t)
 	m := goldenMachines()["tcg-serial"]
 	m.kernel = "/nonexistent/vmlinux"
 	var files []*os.File

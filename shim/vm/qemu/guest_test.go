@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/shim/vm"
 )
 
@@ -28,26 +29,12 @@ var guestModules = []string{"virtio_blk", "failover", "net_failover", "virtio_ne
 // guest is a kernel and an initrd with testdata/init, made once per run of the tests.
 type guest struct{ kernel, initrd string }
 
-var makeGuest = sync.OnceValues(func() (guest, error) {
-	if _, err := os.Stat(qemuBinary); err != nil {
-		return guest{}, err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return guest{}, err
-	}
-	packages, err := filepath.Glob(filepath.Join(cache, "coffer/kernel/linux-image-*.deb"))
-	if err != nil || len(packages) == 0 {
-		return guest{}, fmt.Errorf("no kernel package in %s/coffer/kernel: run make setup", cache)
-	}
-	pkg := packages[len(packages)-1]
-	dir := filepath.Join(cache, "coffer/test-guest", strings.TrimSuffix(filepath.Base(pkg), ".deb"))
-	if err := unpackKernel(pkg, dir); err != nil {
-		return guest{}, err
-	}
-	g := guest{kernel: filepath.Join(dir, "vmlinux"), initrd: filepath.Join(buildDir, "initrd.cpio")}
-	return g, makeInitrd(dir, g.initrd)
-})
+// builtGuest is the guest once it is made, and why it could not be.
+var builtGuest struct {
+	once sync.Once
+	guest
+	err error
+}
 
 // buildDir holds what is made anew for each run of the tests.
 var buildDir string
@@ -67,16 +54,27 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func needGuest(t *testing.T) guest {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("boots a VM: not with -short")
+func needGuest(tb testing.TB) guest {
+	tb.Helper()
+	require.VM(tb)
+	require.Program(tb, "dpkg-deb", "install Debian's package dpkg")
+	pkg := require.Cached(tb, "kernel/linux-image-*.deb")
+	builtGuest.once.Do(func() { builtGuest.guest, builtGuest.err = makeGuest(pkg) })
+	if builtGuest.err != nil {
+		tb.Fatalf("make the test guest: %v", builtGuest.err)
 	}
-	g, err := makeGuest()
-	if err != nil {
-		t.Skipf("cannot make a test guest: %v", err)
+	return builtGuest.guest
+}
+
+// makeGuest keeps the kernel beside its package's folder: to unpack it takes seconds.
+func makeGuest(pkg string) (guest, error) {
+	cache := filepath.Dir(filepath.Dir(pkg))
+	dir := filepath.Join(cache, "test-guest", strings.TrimSuffix(filepath.Base(pkg), ".deb"))
+	if err := unpackKernel(pkg, dir); err != nil {
+		return guest{}, err
 	}
-	return g
+	g := guest{kernel: filepath.Join(dir, "vmlinux"), initrd: filepath.Join(buildDir, "initrd.cpio")}
+	return g, makeInitrd(dir, g.initrd)
 }
 
 // unpackKernel puts vmlinux and the modules of a Debian kernel package into dir, unless they are there.

@@ -9,39 +9,18 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/shim/netns"
+	"github.com/coffer-project/coffer/shim/netns/netnstest"
 	"github.com/coffer-project/coffer/shim/network"
 )
 
-// newNamespace makes a network namespace that a thread keeps alive until the test ends.
-func newNamespace(t *testing.T) string {
-	t.Helper()
-	made, end := make(chan any), make(chan struct{})
-	t.Cleanup(func() { close(end) })
-	netns.Thread(func() {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- err
-			return
-		}
-		made <- fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
-		<-end
-	})
-	path, ok := (<-made).(string)
-	if !ok {
-		t.Skip("cannot make a network namespace")
-	}
-	return path
-}
-
 // TestPodNetwork puts a guest on a pod's network and connects to it from outside.
 func TestPodNetwork(t *testing.T) {
+	require.Root(t)
 	g := needGuest(t)
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
-	}
-	pod, outside := newNamespace(t), newNamespace(t)
+	pod, outside := netnstest.New(t), netnstest.New(t)
 	podFile, err := os.Open(pod)
 	if err != nil {
 		t.Fatal(err)
