@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -33,10 +32,9 @@ var brokerFaults = []struct {
 	{"wrong-key", brokertest.WrongKey, []string{"key {key}", "the broker holds another key than the one the image was encrypted with"}},
 }
 
-// TestPullBrokerFaults asks one broker for the key of one image again and again in one pod, while the broker fails in one
+// pullBrokerFaults asks one broker for the key of one image again and again in one pod, while the broker fails in one
 // way after the other. As soon as it is sound the image runs, in the same pod: no failure is kept, not even a wrong key.
-func TestPullBrokerFaults(t *testing.T) {
-	node := sharedNode(t)
+func pullBrokerFaults(t *testing.T, node *harness.Node) {
 	broker := startBroker(t, node)
 	registry := openShop(t, node)
 	const key = "kbs:///broker/faults/kek"
@@ -74,31 +72,4 @@ func TestPullBrokerFaults(t *testing.T) {
 	if got := pullAndRun(t, node, pod, "sound", reference, "/bin/cat", "/secret"); got != "opened" {
 		t.Errorf("with a sound broker the container printed %q", got)
 	}
-}
-
-// TestPullUnreachableBroker runs plain images beside a broker that is not there, which stops encrypted ones only.
-func TestPullUnreachableBroker(t *testing.T) {
-	node := sharedNode(t)
-	listener, err := node.Listen()
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := fmt.Sprintf("http://%s", listener.Addr())
-	listener.Close()
-	registry := openShop(t, node)
-	base := []registrytest.Layer{busyboxLayer(t, node)}
-	plain := registry.put("base", registrytest.NewImage(base, nil, nil))
-	const key = "kbs:///broker/gone/kek"
-	sealed := registry.sealed(t, "app", key, newKEK(t, nil, key), registrytest.NewImage(base, nil, nil), nil)
-
-	pod := runPullPod(t, node, "no-broker", harness.Guest{BrokerURL: url, PlainRegistries: []string{registry.host()}}, nil)
-	if got := pullAndRun(t, node, pod, "plain", plain, "/bin/echo", "plain"); got != "plain\n" {
-		t.Errorf("the plain image printed %q", got)
-	}
-	pull(t, pod, sealed)
-	_, refused, fault := try(t.Context(), node, pod, "sealed", sealed, "/bin/true")
-	if fault != nil {
-		t.Fatal(fault)
-	}
-	wantRefused(t, refused, sealed, key, "key broker "+url, "after 5 attempts", "connection refused", "check that the broker runs and that the guest's network reaches it")
 }

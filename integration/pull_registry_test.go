@@ -128,10 +128,9 @@ type registryCase struct {
 	again         string
 }
 
-// TestPullRegistryFaults runs images in one pod whose registries fail at the moment when the guest asks: all at once, as
+// pullRegistryFaults runs images in one pod whose registries fail at the moment when the guest asks: all at once, as
 // most of the time is spent waiting. A container whose registry was healed must run, in the same pod.
-func TestPullRegistryFaults(t *testing.T) {
-	node := sharedNode(t)
+func pullRegistryFaults(t *testing.T, node *harness.Node) {
 	broker := startBroker(t, node)
 	base := openShop(t, node)
 	plain := []string{base.host()}
