@@ -149,24 +149,36 @@ func (c *Container) Wait(ctx context.Context) (*runtime.ContainerStatus, error) 
 
 // Output is what the container wrote to stdout and stderr, without the log's time stamps.
 func (c *Container) Output() (string, error) {
+	var out strings.Builder
+	err := c.eachLogEntry(func(_, text string) { out.WriteString(text) })
+	return out.String(), err
+}
+
+// Streams is what the container wrote, by stream.
+func (c *Container) Streams() (stdout, stderr string, err error) {
+	streams := map[string]*strings.Builder{"stdout": {}, "stderr": {}}
+	err = c.eachLogEntry(func(stream, text string) { streams[stream].WriteString(text) })
+	return streams["stdout"].String(), streams["stderr"].String(), err
+}
+
+func (c *Container) eachLogEntry(take func(stream, text string)) error {
 	content, err := os.ReadFile(c.LogPath)
 	if err != nil {
-		return "", err
+		return err
 	}
-	var out strings.Builder
 	for line := range strings.Lines(string(content)) {
 		// A CRI log line: time, stream, F (full) or P (partial), text.
 		fields := strings.SplitN(line, " ", 4)
-		if len(fields) != 4 {
-			return "", fmt.Errorf("read log %s: not a CRI log line: %q", c.LogPath, line)
+		if len(fields) != 4 || (fields[1] != "stdout" && fields[1] != "stderr") {
+			return fmt.Errorf("read log %s: not a CRI log line: %q", c.LogPath, line)
 		}
 		text := fields[3]
 		if fields[2] == "P" {
 			text = strings.TrimSuffix(text, "\n")
 		}
-		out.WriteString(text)
+		take(fields[1], text)
 	}
-	return out.String(), nil
+	return nil
 }
 
 // ExecSync runs a command in the container and returns its output.
