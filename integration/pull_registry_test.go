@@ -19,6 +19,8 @@ import (
 // registryFault is a way in which a registry fails a guest after the host has pulled the image.
 type registryFault struct {
 	strike func(s *shop, layer digest.Digest)
+	// unmarked leaves the registry out of those that the pod's document allows to reach without TLS.
+	unmarked bool
 	// want are parts of the error; {host}, {repo}, {layer} and {manifest} stand for what they are in the case. None means
 	// that the guest can cope.
 	want []string
@@ -40,79 +42,83 @@ func onManifest(f registrytest.Fault) func(*shop, digest.Digest) {
 
 var registryFaults = map[string]registryFault{
 	"down": {
-		func(s *shop, _ digest.Digest) { s.server.Close() },
-		[]string{"registry {host} cannot be reached (4 attempts)", "connection refused"},
+		strike: func(s *shop, _ digest.Digest) { s.server.Close() },
+		want:   []string{"registry {host} cannot be reached (4 attempts)", "connection refused"},
+	},
+	"plain-http": {
+		strike: func(*shop, digest.Digest) {}, unmarked: true,
+		want: []string{"registry {host} speaks http, not https", "mark it insecure in image.registry_config of the initdata's cdh.toml"},
 	},
 	"silent": {
-		onManifest(registrytest.Fault{Action: registrytest.Silent}),
-		[]string{"fetch manifest {manifest} of", "registry {host} cannot be reached (2 attempts)", "timeout"},
+		strike: onManifest(registrytest.Fault{Action: registrytest.Silent}),
+		want:   []string{"fetch manifest {manifest} of", "registry {host} cannot be reached (2 attempts)", "timeout"},
 	},
 	"login": {
-		func(s *shop, _ digest.Digest) { s.RequireLogin("user", "secret") },
-		[]string{"registry {host} wants credentials for {host}/{repo}", "401"},
+		strike: func(s *shop, _ digest.Digest) { s.RequireLogin("user", "secret") },
+		want:   []string{"registry {host} wants credentials for {host}/{repo}", "401"},
 	},
 	"no-manifest": {
-		onManifest(registrytest.Fault{Action: registrytest.Status, Status: http.StatusNotFound}),
-		[]string{"fetch manifest {manifest}", "registry {host} answered 404"},
+		strike: onManifest(registrytest.Fault{Action: registrytest.Status, Status: http.StatusNotFound}),
+		want:   []string{"fetch manifest {manifest}", "registry {host} answered 404"},
 	},
 	"wrong-manifest": {
-		onManifest(registrytest.Fault{Action: registrytest.WrongBlob}),
-		[]string{"registry {host} sent bytes that do not match digest {manifest}"},
+		strike: onManifest(registrytest.Fault{Action: registrytest.WrongBlob}),
+		want:   []string{"registry {host} sent bytes that do not match digest {manifest}"},
 	},
 	"endless-manifest": {
-		onManifest(registrytest.Fault{Action: registrytest.Endless}),
-		[]string{"registry {host} sent a manifest larger than", "{manifest}"},
+		strike: onManifest(registrytest.Fault{Action: registrytest.Endless}),
+		want:   []string{"registry {host} sent a manifest larger than", "{manifest}"},
 	},
 	"no-layer": {
-		onLayer(registrytest.Fault{Action: registrytest.Status, Status: http.StatusNotFound}),
-		[]string{"layer 2 of 3", "{layer}", "registry {host} answered 404"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Status, Status: http.StatusNotFound}),
+		want:   []string{"layer 2 of 3", "{layer}", "registry {host} answered 404"},
 	},
 	"forbidden-layer": {
-		onLayer(registrytest.Fault{Action: registrytest.Status, Status: http.StatusForbidden}),
-		[]string{"{layer}", "registry {host} answered 403", "credentials do not allow"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Status, Status: http.StatusForbidden}),
+		want:   []string{"{layer}", "registry {host} answered 403", "credentials do not allow"},
 	},
 	"broken": {
-		onLayer(registrytest.Fault{Action: registrytest.Status, Status: http.StatusInternalServerError}),
-		[]string{"{layer}", "registry {host} answered 500", "4 attempts"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Status, Status: http.StatusInternalServerError}),
+		want:   []string{"{layer}", "registry {host} answered 500", "4 attempts"},
 	},
 	"busy": {
 		// A registry that asks for patience gets it.
 		strike: onLayer(registrytest.Fault{Action: registrytest.Status, Status: http.StatusTooManyRequests, RetryAfter: time.Second, Times: 2}),
 	},
 	"stalled": {
-		onLayer(registrytest.Fault{Action: registrytest.Stall}),
-		[]string{"layer 2 of 3", "{layer}", "registry {host}", "sent nothing for 30s"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Stall}),
+		want:   []string{"layer 2 of 3", "{layer}", "registry {host}", "sent nothing for 30s"},
 	},
 	"truncated": {
-		onLayer(registrytest.Fault{Action: registrytest.Truncate}),
-		[]string{"{layer}", "registry {host}", "connection broke", "bytes, and again after 4 attempts to resume"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Truncate}),
+		want:   []string{"{layer}", "registry {host}", "connection broke", "bytes, and again after 4 attempts to resume"},
 	},
 	"truncated-once": {
 		strike: onLayer(registrytest.Fault{Action: registrytest.Truncate, Times: 1}),
 	},
 	"short": {
-		onLayer(registrytest.Fault{Action: registrytest.Short}),
-		[]string{"{layer}", "registry {host}", "shorter than the image's manifest says"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Short}),
+		want:   []string{"{layer}", "registry {host}", "shorter than the image's manifest says"},
 	},
 	"wrong-layer": {
-		onLayer(registrytest.Fault{Action: registrytest.WrongBlob}),
-		[]string{"registry {host} sent bytes that do not match digest {layer}"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.WrongBlob}),
+		want:   []string{"registry {host} sent bytes that do not match digest {layer}"},
 	},
 	"flipped-byte": {
-		onLayer(registrytest.Fault{Action: registrytest.FlipByte}),
-		[]string{"registry {host} sent bytes that do not match digest {layer}"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.FlipByte}),
+		want:   []string{"registry {host} sent bytes that do not match digest {layer}"},
 	},
 	"endless-layer": {
 		// What follows the right bytes is never read.
 		strike: onLayer(registrytest.Fault{Action: registrytest.Endless}),
 	},
 	"redirect": {
-		onLayer(registrytest.Fault{Action: registrytest.Redirect}),
-		[]string{"{layer}", "registry {host} redirects more than"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Redirect}),
+		want:   []string{"{layer}", "registry {host} redirects more than"},
 	},
 	"encoded": {
-		onLayer(registrytest.Fault{Action: registrytest.Encoded}),
-		[]string{"{layer}", "registry {host} answered in encoding"},
+		strike: onLayer(registrytest.Fault{Action: registrytest.Encoded}),
+		want:   []string{"{layer}", "registry {host} answered in encoding"},
 	},
 }
 
@@ -122,6 +128,7 @@ type registryCase struct {
 	shop      *shop
 	reference string
 	words     *strings.Replacer
+	heals     bool
 
 	refused, fine error
 	output        string
@@ -138,7 +145,9 @@ func pullRegistryFaults(t *testing.T, node *harness.Node) {
 	for name, fault := range registryFaults {
 		c := newRegistryCase(t, node, broker, name, fault)
 		cases[name] = c
-		plain = append(plain, c.shop.host())
+		if !fault.unmarked {
+			plain = append(plain, c.shop.host())
+		}
 	}
 	pod := runPullPod(t, node, "registry-faults", harness.Guest{BrokerURL: broker.URL, PlainRegistries: plain}, nil)
 	keep(t, pod, base.put("base", registrytest.NewImage([]registrytest.Layer{busyboxLayer(t, node)}, nil, nil)))
@@ -158,7 +167,7 @@ func pullRegistryFaults(t *testing.T, node *harness.Node) {
 // neither the first nor the last that it works on.
 func newRegistryCase(t *testing.T, node *harness.Node, broker *brokertest.Broker, name string, fault registryFault) *registryCase {
 	t.Helper()
-	c := &registryCase{fault: fault, shop: openShop(t, node)}
+	c := &registryCase{fault: fault, shop: openShop(t, node), heals: name != "down" && !fault.unmarked}
 	img := registrytest.NewImage([]registrytest.Layer{
 		busyboxLayer(t, node),
 		registrytest.NewLayer(registrytest.Gzip, registrytest.Files(map[string]string{"case": name, "noise": noise(32 << 10)})...),
@@ -183,7 +192,7 @@ func (c *registryCase) layer(t *testing.T, name string) ocispec.Descriptor {
 func (c *registryCase) run(t *testing.T, node *harness.Node, pod *harness.Pod, name string) {
 	c.fault.strike(c.shop, c.layer(t, name).Digest)
 	c.output, c.refused, c.fine = try(t.Context(), node, pod, name, c.reference, "/bin/cat", "/case")
-	if c.fine != nil || c.refused == nil || name == "down" {
+	if c.fine != nil || c.refused == nil || !c.heals {
 		return
 	}
 	c.shop.Heal()
@@ -209,7 +218,7 @@ func (c *registryCase) judge(t *testing.T, name string) {
 		want = append(want, c.words.Replace(part))
 	}
 	wantRefused(t, c.refused, append(want, c.reference)...)
-	if name != "down" && c.again != name {
+	if c.heals && c.again != name {
 		t.Errorf("after the registry was healed the container printed %q, want %q", c.again, name)
 	}
 }
