@@ -8,18 +8,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coffer-project/coffer/integration/guestvm"
 	"github.com/coffer-project/coffer/owner/guestimage"
 	"github.com/coffer-project/coffer/proto/initdata"
 )
 
 func TestBoot(t *testing.T) {
-	v := start(t, config{params: []string{"agent.trace=1"}})
-	_, host := v.connect(t)
+	v := guestvm.Start(t, image, guestvm.Config{Params: []string{"agent.trace=1"}})
+	_, host := v.Connect(t)
 	pivoted := ask(t, host, "pivot")
-	t.Log(v.waitLine(t, "coffer-guest: pid 1 started"))
-	t.Log(v.waitLine(t, "coffer-guest: ready"))
+	t.Log(v.WaitLine(t, "coffer-guest: pid 1 started"))
+	t.Log(v.WaitLine(t, "coffer-guest: ready"))
 	t.Log("microseconds per step:\n" + ask(t, host, "phases"))
-	v.waitLine(t, "kernel parameter has no effect in this guest name=agent.trace")
+	v.WaitLine(t, "kernel parameter has no effect in this guest name=agent.trace")
 
 	t.Run("pivot_root works", func(t *testing.T) {
 		if pivoted != "pivoted\n" {
@@ -56,7 +57,7 @@ func TestBoot(t *testing.T) {
 		if _, err := tryAsk(t, host, "poweroff"); err == nil {
 			t.Error("the guest answered after power off")
 		}
-		if got, want := v.waitExit(t), "coffer-guest: power off"; got != want {
+		if got, want := v.WaitExit(t), "coffer-guest: power off"; got != want {
 			t.Errorf("last line %q, want %q", got, want)
 		}
 	})
@@ -64,16 +65,16 @@ func TestBoot(t *testing.T) {
 
 func TestFatal(t *testing.T) {
 	tests := map[string]struct {
-		config  config
+		config  guestvm.Config
 		command string
 		want    string
 	}{
 		"unknown parameter": {
-			config: config{params: []string{"coffer.debug=1"}},
+			config: guestvm.Config{Params: []string{"coffer.debug=1"}},
 			want:   "coffer-guest: fatal: boot step params: kernel parameter coffer.debug is unknown to this guest: invalid argument",
 		},
 		"bzImage, server fails": {
-			config:  config{kernel: guestimage.VmlinuzName},
+			config:  guestvm.Config{Kernel: guestimage.VmlinuzName},
 			command: "fail",
 			want:    "coffer-guest: fatal: asked to; fail",
 		},
@@ -84,14 +85,14 @@ func TestFatal(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			v := start(t, tt.config)
+			v := guestvm.Start(t, image, tt.config)
 			if tt.command != "" {
-				_, host := v.connect(t)
+				_, host := v.Connect(t)
 				if _, err := tryAsk(t, host, tt.command); err == nil {
 					t.Error("the guest answered")
 				}
 			}
-			if got := v.waitExit(t); got != tt.want {
+			if got := v.WaitExit(t); got != tt.want {
 				t.Errorf("last line %q, want %q", got, tt.want)
 			}
 		})
@@ -127,8 +128,8 @@ func TestInitData(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			fill := strings.NewReplacer(sum, hexSum)
-			v := start(t, config{disks: tt.disks, params: []string{fill.Replace(tt.param)}})
-			_, host := v.connect(t)
+			v := guestvm.Start(t, image, guestvm.Config{Disks: tt.disks, Params: []string{fill.Replace(tt.param)}})
+			_, host := v.Connect(t)
 			if got, want := ask(t, host, "initdata"), fill.Replace(tt.want); got != want {
 				t.Errorf("got %q, want %q", got, want)
 			}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coffer-project/coffer/integration/guestvm"
 	"github.com/coffer-project/coffer/proto/mux"
 	"github.com/coffer-project/coffer/shim/transport"
 )
@@ -24,29 +25,29 @@ const (
 
 // leave closes an orderly host's connection and waits until the guest is ready for another, so that the next host is not
 // taken for this one.
-func leave(t *testing.T, v *vm, conn net.Conn, host *transport.Serial) {
+func leave(t *testing.T, v *guestvm.VM, conn net.Conn, host *transport.Serial) {
 	t.Helper()
 	// The console lags behind the channel: this line comes after all that the guest said of hosts before.
 	token := fmt.Sprintf("token-%d", time.Now().UnixNano())
 	ask(t, host, "say "+token)
-	v.waitLine(t, token)
-	gone := count(v.lines(), ready) + 1
+	v.WaitLine(t, token)
+	gone := v.Count(ready) + 1
 	conn.Close()
-	v.waitCount(t, ready, gone)
+	v.WaitCount(t, ready, gone)
 }
 
 // TestChannel gives one guest a row of hosts, as a restarted shim does, each worse than the last.
 func TestChannel(t *testing.T) {
-	v := start(t, config{params: []string{"agent.log=debug"}})
+	v := guestvm.Start(t, image, guestvm.Config{Params: []string{"agent.log=debug"}})
 
 	t.Run("the first host, before the guest is up", func(t *testing.T) {
-		conn, host := v.connect(t)
+		conn, host := v.Connect(t)
 		echo(t, host, 1<<20)
 		roundTrips(t, host)
 		leave(t, v, conn, host)
 	})
 	t.Run("streams at the same time", func(t *testing.T) {
-		conn, host := v.connect(t)
+		conn, host := v.Connect(t)
 		var all sync.WaitGroup
 		for range 8 {
 			all.Go(func() { echo(t, host, 128<<10) })
@@ -55,7 +56,7 @@ func TestChannel(t *testing.T) {
 		leave(t, v, conn, host)
 	})
 	t.Run("nobody listens", func(t *testing.T) {
-		conn, host := v.connect(t)
+		conn, host := v.Connect(t)
 		// The dialer goes on trying until its time is over.
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
@@ -67,7 +68,7 @@ func TestChannel(t *testing.T) {
 		leave(t, v, conn, host)
 	})
 	t.Run("a host that vanishes in the midst of a frame, with an open stream", func(t *testing.T) {
-		conn, host := v.connect(t)
+		conn, host := v.Connect(t)
 		stream, err := host.Dial(timeout(t), 1)
 		if err != nil {
 			t.Fatal(err)
@@ -77,34 +78,34 @@ func TestChannel(t *testing.T) {
 		}
 		// The header of a frame of 4096 bytes, which do not come.
 		frame := append([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 16, 0}, make([]byte, 100)...)
-		gone := count(v.lines(), ready) + 1 // nothing is on its way: the host before left in order
+		gone := v.Count(ready) + 1 // nothing is on its way: the host before left in order
 		if _, err := conn.Write(frame); err != nil {
 			t.Fatal(err)
 		}
 		conn.Close()
-		v.waitCount(t, ready, gone)
+		v.WaitCount(t, ready, gone)
 	})
 	t.Run("a host that says what is not the protocol", func(t *testing.T) {
-		readies, comes := count(v.lines(), ready), count(v.lines(), came)
-		raw := v.connectRaw(t)
+		readies, comes := v.Count(ready), v.Count(came)
+		raw := v.ConnectRaw(t)
 		if _, err := raw.Write(bytes.Repeat([]byte("garbage "), 100)); err != nil {
 			t.Fatal(err)
 		}
 		// It is told so, by yamux's frame of a protocol error.
 		want := []byte{0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}
 		got := make([]byte, len(want))
-		if err := raw.SetReadDeadline(time.Now().Add(bootTimeout)); err != nil {
+		if err := raw.SetReadDeadline(time.Now().Add(guestvm.Timeout)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.ReadFull(raw, got); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("got % x, %v", got, err)
 		}
-		v.waitCount(t, came, comes+2)
+		v.WaitCount(t, came, comes+2)
 		raw.Close()
-		v.waitCount(t, ready, readies+1)
+		v.WaitCount(t, ready, readies+1)
 	})
 	t.Run("a host, and one at its heels", func(t *testing.T) {
-		conn, host := v.connect(t)
+		conn, host := v.Connect(t)
 		echo(t, host, 1<<20)
 		if _, err := host.Dial(timeout(t), 1); err != nil {
 			t.Fatal(err)
@@ -116,18 +117,18 @@ func TestChannel(t *testing.T) {
 
 func timeout(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), guestvm.Timeout)
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // tryUntilServed is a host that follows another so closely that the guest may take its first bytes for the other's. It
 // is told so, and comes again.
-func tryUntilServed(t *testing.T, v *vm) {
+func tryUntilServed(t *testing.T, v *guestvm.VM) {
 	t.Helper()
 	for whole := timeout(t); whole.Err() == nil; {
-		conn, host := v.connect(t)
-		ctx, cancel := context.WithTimeout(whole, bootTimeout/4)
+		conn, host := v.Connect(t)
+		ctx, cancel := context.WithTimeout(whole, guestvm.Timeout/4)
 		err := tryEcho(ctx, host, 1<<20)
 		cancel()
 		conn.Close()
