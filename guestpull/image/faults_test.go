@@ -142,6 +142,24 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestOneLayerFailsOfMany: the error is that of the layer alone, not of those that were given up because of it.
+func TestOneLayerFailsOfMany(t *testing.T) {
+	require.Root(t)
+	r := rt.Start(t)
+	var layers []rt.Layer
+	for i := range 20 {
+		layers = append(layers, rt.NewLayer(rt.Gzip, rt.Entry{Name: fmt.Sprint(i)}))
+	}
+	ref := r.Put("app", "1", rt.NewImage(layers, nil, nil))
+	r.Inject(rt.Fault{Kind: rt.LayerBlob, Digest: layers[0].Desc.Digest.String(), Action: rt.Status, Status: 404})
+	p, dir := quickPuller(t, r, nil)
+	_, err := p.Pull(t.Context(), image.Request{ContainerID: "c", Reference: ref})
+	if !errors.Is(err, errdefs.ErrNotFound) || strings.Contains(err.Error(), "canceled") {
+		t.Errorf("got %v; want the layer's own error alone", err)
+	}
+	wantEmpty(t, dir)
+}
+
 // quickPuller gives up on silent registries soon.
 func quickPuller(t *testing.T, r *rt.Registry, keys decrypt.KeySource) (*image.Puller, string) {
 	t.Helper()

@@ -31,7 +31,11 @@ func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec 
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
-			return nil, errors.Join(group.Wait(), ctx.Err())
+			// A layer's own error says more than that the others were given up for it.
+			if err := group.Wait(); err != nil {
+				return nil, err
+			}
+			return nil, ctx.Err()
 		}
 		group.Go(func() error {
 			free := sync.OnceFunc(func() { <-slots })
