@@ -29,7 +29,7 @@ func TestBoot(t *testing.T) {
 	})
 	files := map[string]string{
 		"/sys/fs/cgroup/cgroup.subtree_control": `(?s)cpuset.*cpu.*io.*memory.*pids`,
-		"/proc/mounts":                          `(?s)devpts.*mqueue.*run /run tmpfs rw.*tmp /tmp tmpfs rw,nosuid,nodev.*securityfs`,
+		"/proc/mounts":                          `(?s)run /run tmpfs rw.*devpts.*mqueue.*tmp /tmp tmpfs rw,nosuid,nodev.*securityfs`,
 		"/proc/sys/kernel/hostname":             `^coffer\n$`,
 		"/proc/self/limits":                     `Max open files +1048576 +1048576`,
 		"/sys/class/net/lo/flags":               `^0x9\n$`,
