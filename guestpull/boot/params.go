@@ -76,7 +76,7 @@ func ParseParams(cmdline string) (Params, error) {
 		LaunchTimeout:    6 * time.Second,
 	}
 	seen := map[string]bool{}
-	for _, word := range strings.Fields(cmdline) {
+	for word := range strings.FieldsSeq(cmdline) {
 		name, value, _ := strings.Cut(word, "=")
 		ours := strings.HasPrefix(name, "coffer.")
 		if !ours && !strings.HasPrefix(name, "agent.") {

@@ -144,7 +144,7 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrOutOfRange)
-	case errdefs.Resolve(err) != errdefs.ErrUnknown:
+	case !errdefs.IsUnknown(errdefs.Resolve(err)):
 		// It was given a class further down.
 		return err
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum),

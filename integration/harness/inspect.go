@@ -79,7 +79,7 @@ func findProcess(match func(args []string) bool, what string) (int, error) {
 			continue // it has ended meanwhile, or is the kernel's
 		}
 		var args []string
-		for _, arg := range bytes.Split(bytes.TrimSuffix(raw, []byte{0}), []byte{0}) {
+		for arg := range bytes.SplitSeq(bytes.TrimSuffix(raw, []byte{0}), []byte{0}) {
 			args = append(args, string(arg))
 		}
 		if !match(args) {

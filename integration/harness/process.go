@@ -95,7 +95,7 @@ func (p *Process) waitReady(ctx context.Context, ready <-chan error) error {
 	select {
 	case err = <-ready:
 	case <-p.done:
-		err = fmt.Errorf("it ended at once: %v", p.exit)
+		err = fmt.Errorf("it ended at once: %v", p.exit) //nolint:errorlint // nil when it reported success
 	case <-timer.C:
 		err = fmt.Errorf("it was not ready after %s", startTimeout)
 	case <-ctx.Done():
@@ -116,7 +116,7 @@ func readNotify(conn *net.UnixConn) error {
 		if err != nil {
 			return err
 		}
-		for _, line := range bytes.Split(buf[:n], []byte("\n")) {
+		for line := range bytes.SplitSeq(buf[:n], []byte("\n")) {
 			if bytes.Equal(line, []byte("READY=1")) {
 				return nil
 			}

@@ -171,7 +171,7 @@ func (s *Stream) Expect(ctx context.Context, text string) error {
 			if have, _ = s.Output(); strings.Contains(have, text) {
 				return nil
 			}
-			return fmt.Errorf("the stream ended (%v) without %q; it said %q", s.status, text, have)
+			return fmt.Errorf("the stream ended (%v) without %q; it said %q", s.status, text, have) //nolint:errorlint // nil when the command succeeded
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %q: %w; the stream said %q", text, ctx.Err(), have)
 		}

@@ -124,14 +124,14 @@ func parseID(s string) (uint32, bool) {
 	return uint32(id), err == nil && id <= maxID
 }
 
-// records yields the fields of each line that has at least least of them.
-func records(data []byte, least int) func(yield func([]string) bool) {
+// records yields the fields of each line that has n or more of them.
+func records(data []byte, n int) func(yield func([]string) bool) {
 	return func(yield func([]string) bool) {
 		lines := bufio.NewScanner(bytes.NewReader(data))
 		lines.Buffer(nil, maxUsersFile)
 		for lines.Scan() {
 			fields := strings.Split(strings.TrimSpace(lines.Text()), ":")
-			if len(fields) >= least && !yield(fields) {
+			if len(fields) >= n && !yield(fields) {
 				return
 			}
 		}
