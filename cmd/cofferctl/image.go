@@ -62,18 +62,11 @@ func imageCommand() *cli.Command {
 }
 
 func encryptImage(c *cli.Context) error {
-	if c.NArg() != 2 {
-		return fmt.Errorf("want a source and a destination image, got %d arguments", c.NArg())
+	src, dst, err := sourceAndDestination(c)
+	if err != nil {
+		return err
 	}
 	opts, err := sealOptions(c)
-	if err != nil {
-		return err
-	}
-	src, err := openImage(c, c.Args().Get(0))
-	if err != nil {
-		return err
-	}
-	dst, err := openImage(c, c.Args().Get(1))
 	if err != nil {
 		return err
 	}
@@ -181,6 +174,18 @@ func readOptional(file string) ([]byte, error) {
 type image interface {
 	seal.Source
 	seal.Destination
+}
+
+// sourceAndDestination opens the images that the two arguments name.
+func sourceAndDestination(c *cli.Context) (src, dst image, err error) {
+	if c.NArg() != 2 {
+		return nil, nil, fmt.Errorf("want a source and a destination image, got %d arguments", c.NArg())
+	}
+	if src, err = openImage(c, c.Args().Get(0)); err != nil {
+		return nil, nil, err
+	}
+	dst, err = openImage(c, c.Args().Get(1))
+	return src, dst, err
 }
 
 // openImage understands oci:FOLDER[:TAG] and registry references.

@@ -22,14 +22,7 @@ func copyCommand(registry []cli.Flag) *cli.Command {
 }
 
 func copyImage(c *cli.Context) error {
-	if c.NArg() != 2 {
-		return fmt.Errorf("want a source and a destination image, got %d arguments", c.NArg())
-	}
-	src, err := openImage(c, c.Args().Get(0))
-	if err != nil {
-		return err
-	}
-	dst, err := openImage(c, c.Args().Get(1))
+	src, dst, err := sourceAndDestination(c)
 	if err != nil {
 		return err
 	}
