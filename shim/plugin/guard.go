@@ -2,10 +2,10 @@ package plugin
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -57,14 +57,19 @@ func (g *guard) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info
 	return response, nil
 }
 
-// answer gives an error the form in which it leaves the shim. containerd takes "not implemented" from Create for a shim
-// of an older API, asks again by that, and shows only the answer to this second question: what the guest cannot do with
-// an image or a container must come under another class to be heard.
+// answer gives an error the form in which it leaves the shim: a class and one line. The errors that it wraps stay here, for
+// containerd would print each of them again, below the line that has them all.
+//
+// containerd takes "not implemented" from Create for a shim of an older API, asks again by that, and shows only the
+// answer to this second question: what the guest cannot do with an image or a container must come under another class
+// to be heard.
 func answer(method string, err error) error {
-	if method == taskCreate && errdefs.IsNotImplemented(err) {
-		return status.Error(codes.FailedPrecondition, err.Error())
+	s, _ := status.FromError(errgrpc.ToGRPC(err))
+	code := s.Code()
+	if method == taskCreate && code == codes.Unimplemented {
+		code = codes.FailedPrecondition
 	}
-	return errgrpc.ToGRPC(err)
+	return status.Error(code, strings.ReplaceAll(s.Message(), "\n", "; "))
 }
 
 func (g *guard) touch() {

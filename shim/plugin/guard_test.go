@@ -3,9 +3,11 @@ package plugin
 import (
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -28,5 +30,14 @@ func TestAnswer(t *testing.T) {
 				t.Errorf("got %s %q, want %s %q", got.Code(), got.Message(), tc.want, err)
 			}
 		})
+	}
+}
+
+// TestAnswerIsOneLine: a client joins the details of a status to its message, each on a line of its own.
+func TestAnswerIsOneLine(t *testing.T) {
+	err := fmt.Errorf("start pod p: %w", errors.Join(fmt.Errorf("%w: no kernel: %w", errdefs.ErrUnavailable, io.EOF), errors.New("boom")))
+	got := errgrpc.ToNative(answer(taskCreate, err))
+	if want := "start pod p: unavailable: no kernel: EOF; boom"; got.Error() != want || !errdefs.IsUnavailable(got) {
+		t.Errorf("the client sees %q, want %q", got, want)
 	}
 }

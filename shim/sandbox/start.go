@@ -135,8 +135,9 @@ func (p *Pod) connect(ctx context.Context, instance vm.Instance) (*agent.Client,
 		CreateTimeout:  p.config.Image.CreateContainerTimeout.Duration,
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return nil, fmt.Errorf("the guest's agent did not answer within guest.boot_timeout of %s: %w: %w",
-			p.config.Guest.BootTimeout, err, errdefs.ErrUnavailable)
+		// The class comes first, and so it is what the caller sees: its own deadline has not passed.
+		return nil, fmt.Errorf("%w: the guest's agent did not answer within guest.boot_timeout of %s: %w",
+			errdefs.ErrUnavailable, p.config.Guest.BootTimeout, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to the guest's agent: %w", err)

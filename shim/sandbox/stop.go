@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,13 +126,19 @@ func exitCause(instance vm.Instance) error {
 	return errors.New("its vm powered off")
 }
 
-// withConsole adds the guest's last words to an error that does not quote them already.
+// wordyLine is the length from which a console's line that is part of an error was quoted there, and not met by chance.
+const wordyLine = 8
+
+// withConsole adds the guest's last words to an error that does not quote them already. The driver leaves out what says
+// little, so any line that is quoted counts.
 func withConsole(err error, instance vm.Instance) error {
 	lines := instance.Console()
-	if len(lines) == 0 || strings.Contains(err.Error(), lines[len(lines)-1]) {
+	lines = lines[max(0, len(lines)-quotedLines):]
+	text := err.Error()
+	quoted := func(line string) bool { return len(line) >= wordyLine && strings.Contains(text, line) }
+	if len(lines) == 0 || slices.ContainsFunc(lines, quoted) {
 		return err
 	}
-	lines = lines[max(0, len(lines)-quotedLines):]
 	return fmt.Errorf("%w; last console lines: %s", err, strings.Join(lines, " | "))
 }
 

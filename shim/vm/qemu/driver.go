@@ -1,9 +1,11 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -129,15 +131,20 @@ func check(config vm.Config) (faults []error) {
 // makes of it.
 func checkFiles(config vm.Config) error {
 	var faults []error
+	fault := func(what string, err error) {
+		faults = append(faults, fmt.Errorf("%w: %s: %w", errdefs.ErrFailedPrecondition, what, err))
+	}
 	readable := func(what, path string) {
 		file, err := os.Open(path)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("%w: %s: %w", errdefs.ErrFailedPrecondition, what, err))
+			fault(what, err)
 			return
 		}
 		file.Close()
 	}
-	readable("guest kernel (hypervisor.kernel)", config.Kernel)
+	if err := checkKernel(config.Kernel); err != nil {
+		fault("guest kernel (hypervisor.kernel)", err)
+	}
 	if config.Initrd != "" {
 		readable("guest initrd (hypervisor.initrd)", config.Initrd)
 	}
@@ -145,6 +152,25 @@ func checkFiles(config vm.Config) error {
 		readable("disk "+disk.Serial, disk.Path)
 	}
 	return errors.Join(faults...)
+}
+
+// checkKernel tells a file that is no kernel, of which QEMU says that it is "too old".
+func checkKernel(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	// vmlinux is an ELF file; bzImage has a signature in its boot sector.
+	head := make([]byte, 0x206)
+	n, err := io.ReadFull(file, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	if head = head[:n]; bytes.HasPrefix(head, []byte("\x7fELF")) || bytes.HasSuffix(head, []byte("HdrS")) {
+		return nil
+	}
+	return fmt.Errorf("%s is neither a vmlinux nor a bzImage", path)
 }
 
 func closeTaps(nics []vm.NIC) {

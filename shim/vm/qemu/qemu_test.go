@@ -289,7 +289,7 @@ func script(t *testing.T, text string) string {
 
 func TestStartFaults(t *testing.T) {
 	kernel := filepath.Join(t.TempDir(), "vmlinux")
-	if err := os.WriteFile(kernel, nil, 0o600); err != nil {
+	if err := os.WriteFile(kernel, []byte("\x7fELF"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
@@ -335,7 +335,7 @@ func TestStartFaults(t *testing.T) {
 
 func TestNewFaults(t *testing.T) {
 	kernel := filepath.Join(t.TempDir(), "vmlinux")
-	if err := os.WriteFile(kernel, nil, 0o600); err != nil {
+	if err := os.WriteFile(kernel, []byte("\x7fELF"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	good := vm.Config{ID: "x", StateDir: "/s", VCPUs: 1, MemoryMiB: 128, Kernel: kernel}
@@ -347,6 +347,7 @@ func TestNewFaults(t *testing.T) {
 	}{
 		"no qemu":     {func(o *Options) { o.Binary = "/nonexistent/qemu" }, nil, errdefs.ErrFailedPrecondition, "not installed"},
 		"no kernel":   {nil, func(c *vm.Config) { c.Kernel = "/nonexistent/vmlinux" }, errdefs.ErrFailedPrecondition, "hypervisor.kernel"},
+		"text":        {nil, func(c *vm.Config) { c.Kernel = script(t, "no kernel") }, errdefs.ErrFailedPrecondition, "neither a vmlinux nor a bzImage"},
 		"no initrd":   {nil, func(c *vm.Config) { c.Initrd = "/nonexistent/initrd" }, errdefs.ErrFailedPrecondition, "hypervisor.initrd"},
 		"id":          {nil, func(c *vm.Config) { c.ID = "a,b" }, errdefs.ErrInvalidArgument, "sandbox id"},
 		"memory":      {nil, func(c *vm.Config) { c.MemoryMiB = 1 }, errdefs.ErrInvalidArgument, "1 MiB"},

@@ -12,6 +12,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -102,7 +103,10 @@ func newScanner(conn net.Conn) *bufio.Scanner {
 
 func readMessage(lines *bufio.Scanner) (message, error) {
 	if !lines.Scan() {
-		if err := lines.Err(); err != nil {
+		if err := lines.Err(); errors.Is(err, syscall.ECONNRESET) {
+			// QEMU ended with something of ours unread.
+			return message{}, fmt.Errorf("qemu closed the qmp session: %w: %w", err, errdefs.ErrUnavailable)
+		} else if err != nil {
 			return message{}, err
 		}
 		return message{}, fmt.Errorf("qemu closed the qmp session: %w", errdefs.ErrUnavailable)

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 const greeting = `{"QMP": {"version": {"qemu": {"major": 10}}, "capabilities": ["oob"]}}`
@@ -147,6 +149,39 @@ func TestSessionFaults(t *testing.T) {
 				t.Error("a command succeeds after the end")
 			}
 		})
+	}
+}
+
+// TestReset: a QEMU that ends before it has read a command resets the connection. That is an end of the session as any other.
+func TestReset(t *testing.T) {
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "qmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, greeting+"\n")
+		raw, err := conn.(*net.UnixConn).SyscallConn()
+		if err != nil {
+			return
+		}
+		// Wait for the command and leave it unread.
+		_ = raw.Read(func(fd uintptr) bool {
+			_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK)
+			return err == nil
+		})
+	}()
+	conn, err := net.Dial("unix", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(t.Context(), conn); !errdefs.IsUnavailable(err) {
+		t.Errorf("got %v", err)
 	}
 }
 
