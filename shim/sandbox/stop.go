@@ -130,15 +130,15 @@ func exitCause(instance vm.Instance) error {
 const wordyLine = 8
 
 // withConsole adds the guest's last words to an error that does not quote them already. The driver leaves out what says
-// little, so any line that is quoted counts.
+// little, so any line of the console that is quoted counts.
 func withConsole(err error, instance vm.Instance) error {
 	lines := instance.Console()
-	lines = lines[max(0, len(lines)-quotedLines):]
 	text := err.Error()
 	quoted := func(line string) bool { return len(line) >= wordyLine && strings.Contains(text, line) }
 	if len(lines) == 0 || slices.ContainsFunc(lines, quoted) {
 		return err
 	}
+	lines = lines[max(0, len(lines)-quotedLines):]
 	return fmt.Errorf("%w; last console lines: %s", err, strings.Join(lines, " | "))
 }
 
