@@ -113,8 +113,8 @@ func TestVMFaults(t *testing.T) {
 					t.Errorf("the error says %q %d times, want once", want, n)
 				}
 			}
-			if strings.Contains(err.Error(), "\n") {
-				t.Error("the error has more than one line")
+			if strings.Contains(err.Error(), "\n") || strings.Count(err.Error(), "last console lines") > 1 {
+				t.Error("the error has more than one line, or quotes the console more than once")
 			}
 			checkGone(t, node)
 		})
