@@ -1,6 +1,6 @@
 module github.com/coffer-project/coffer/proto/volume/oracle
 
-go 1.26.8
+go 1.26.6
 
 require (
 	github.com/coffer-project/coffer v0.0.0
