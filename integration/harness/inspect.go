@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	snapshots "github.com/containerd/containerd/api/services/snapshots/v1"
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"google.golang.org/grpc/metadata"
 
@@ -22,9 +25,28 @@ const criNamespace = "k8s.io"
 // Tasks is containerd's own view of the containers' processes, for what CRI has no call for. Requests need TaskContext.
 func (c *CRI) Tasks() tasks.TasksClient { return tasks.NewTasksClient(c.conn) }
 
-// TaskContext names the namespace in which Tasks finds CRI's containers.
+// TaskContext names the namespace in which containerd keeps CRI's containers.
 func TaskContext(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "containerd-namespace", criNamespace)
+}
+
+// Snapshots counts what our snapshotter has, as containerd sees it.
+func (c *CRI) Snapshots(ctx context.Context) (int, error) {
+	stream, err := snapshots.NewSnapshotsClient(c.conn).List(TaskContext(ctx), &snapshots.ListSnapshotsRequest{Snapshotter: "coffer"})
+	if err != nil {
+		return 0, fmt.Errorf("list snapshots: %w", err)
+	}
+	count := 0
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return count, nil
+		}
+		if err != nil {
+			return 0, fmt.Errorf("list snapshots: %w", err)
+		}
+		count += len(resp.Info)
+	}
 }
 
 // SnapshotterRoot is the snapshotter's state folder.
