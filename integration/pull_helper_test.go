@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -177,9 +178,7 @@ func runPullPod(t *testing.T, node *harness.Node, name string, guest harness.Gue
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key, value := range further {
-		annotations[key] = value
-	}
+	maps.Copy(annotations, further)
 	ctx, cancel := context.WithTimeout(t.Context(), criTimeout)
 	defer cancel()
 	pod, err := node.CRI.RunPod(ctx, "coffer", node.CRI.PodConfig(name, annotations))

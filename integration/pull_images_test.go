@@ -64,7 +64,7 @@ var imageShapes = map[string]func(t *testing.T, s *pullSite, name string) string
 	"zstd":       sealedShape(registrytest.Zstd, onlyLayer(1)),
 	"all-layers": sealedShape(registrytest.Gzip, nil),
 	"ctr":        sealedShape(registrytest.Gzip, func(o *seal.Options) { o.Layers, o.Wrap = []int{1}, keyprovider.WrapCTR }),
-	"digest": func(t *testing.T, s *pullSite, name string) string {
+	"digest": func(_ *testing.T, s *pullSite, name string) string {
 		img := s.image(hello(registrytest.Gzip, name))
 		s.registry.Put(name, "", img)
 		return s.registry.host() + "/" + name + "@" + img.Desc.Digest.String()

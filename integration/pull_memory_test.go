@@ -45,8 +45,8 @@ func pullSmallPod(t *testing.T, node *harness.Node) {
 		wantRefused(t, s.refusal(t, reference), reference, key, "key broker "+brokerURL, "after 5 attempts", "connection refused",
 			"check that the broker runs and that the guest's network reaches it")
 	})
-	free := s.tooLarge(t)
-	s.givesBack(t, free)
+	free := s.testTooLarge(t)
+	s.testGivesBack(t, free)
 }
 
 // refusal returns the error with which CRI refuses a container, or nil.
@@ -63,7 +63,7 @@ func (s *pullSite) refusal(t *testing.T, reference string) error {
 var offered = regexp.MustCompile(`guest memory offers (\d+) MiB`)
 
 // tooLarge tries images that do not fit and returns how many MiB the guest offered.
-func (s *pullSite) tooLarge(t *testing.T) (free int) {
+func (s *pullSite) testTooLarge(t *testing.T) (free int) {
 	advice := "give the pod more (its annotation io.katacontainers.config.hypervisor.default_memory, or default_memory_mib of the runtime configuration)"
 	t.Run("too large in the registry", func(t *testing.T) {
 		s.registry.put("packed", s.image(hello(registrytest.Gzip, "x")))
@@ -96,7 +96,7 @@ func (s *pullSite) tooLarge(t *testing.T) (free int) {
 }
 
 // givesBack fails with large layers until together they have taken more than the guest has, and then uses as much.
-func (s *pullSite) givesBack(t *testing.T, free int) {
+func (s *pullSite) testGivesBack(t *testing.T, free int) {
 	size := free / 2
 	t.Run("failures give memory back", func(t *testing.T) {
 		layer := registrytest.NewLayerFromTar(registrytest.Plain, sparseTar(t, "big", int64(size)*mib))

@@ -159,7 +159,7 @@ func pullRegistryFaults(t *testing.T, node *harness.Node) {
 	}
 	group.Wait()
 	for name, c := range cases {
-		t.Run(name, func(t *testing.T) { c.judge(t, name) })
+		t.Run(name, func(t *testing.T) { c.testOutcome(t, name) })
 	}
 }
 
@@ -190,6 +190,7 @@ func (c *registryCase) layer(t *testing.T, name string) ocispec.Descriptor {
 
 // run lets the fault strike and, after it was healed, tries again. It is called beside others, so it judges nothing.
 func (c *registryCase) run(t *testing.T, node *harness.Node, pod *harness.Pod, name string) {
+	t.Helper()
 	c.fault.strike(c.shop, c.layer(t, name).Digest)
 	c.output, c.refused, c.fine = try(t.Context(), node, pod, name, c.reference, "/bin/cat", "/case")
 	if c.fine != nil || c.refused == nil || !c.heals {
@@ -203,7 +204,7 @@ func (c *registryCase) run(t *testing.T, node *harness.Node, pod *harness.Pod, n
 	}
 }
 
-func (c *registryCase) judge(t *testing.T, name string) {
+func (c *registryCase) testOutcome(t *testing.T, name string) {
 	if c.fine != nil {
 		t.Error(c.fine)
 	}
