@@ -70,7 +70,7 @@ func checkPulledInGuest(t *testing.T, l *lab, mark int64) {
 	if err != nil || resp.Image == nil {
 		t.Fatalf("status of image %s: %v, %v", l.image, resp, err)
 	}
-	// The image was pushed from the node's address too; it reads no blob.
+	// The image was pushed from the node's address too, but not read.
 	var host, guest []string
 	for _, r := range requests {
 		_, blob, found := strings.Cut(r.Path, "/blobs/")
@@ -84,9 +84,9 @@ func checkPulledInGuest(t *testing.T, l *lab, mark int64) {
 			t.Errorf("a request from %s: %s", r.Client, r.Path)
 		}
 	}
-	// CRI names an image by the digest of its configuration.
-	if len(host) != 1 || host[0] != resp.Image.Id {
-		t.Errorf("the host fetched %v, want the configuration %s alone", host, resp.Image.Id)
+	// CRI names an image by the digest of its configuration, which the host may have of another test's image.
+	if others := slices.DeleteFunc(host, func(blob string) bool { return blob == resp.Image.Id }); len(others) > 0 {
+		t.Errorf("the host fetched %v beside the configuration %s", others, resp.Image.Id)
 	}
 	if layers := slices.DeleteFunc(guest, func(blob string) bool { return blob == resp.Image.Id }); len(layers) == 0 {
 		t.Error("the guest fetched no layer")
