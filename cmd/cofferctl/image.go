@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
@@ -22,7 +23,7 @@ import (
 
 func imageCommand() *cli.Command {
 	registry := []cli.Flag{
-		&cli.BoolFlag{Name: "plain-http", Usage: "talk http instead of https to registries"},
+		&cli.BoolFlag{Name: "plain-http", Usage: "talk http instead of https to registries; without the flag only to those on this machine"},
 		&cli.StringFlag{Name: "ca", Usage: "trust the authorities in this PEM `FILE` beside the system's", TakesFile: true},
 		&cli.StringFlag{Name: "authfile", Usage: "read registry credentials from this `FILE` (default: ~/.docker/config.json, where it exists)", TakesFile: true},
 	}
@@ -202,8 +203,18 @@ func openImage(c *cli.Context, name string) (image, error) {
 		return nil, err
 	}
 	return seal.NewRegistry(name, seal.RegistryOptions{
-		PlainHTTP: c.Bool("plain-http"), CA: ca, Credentials: creds, Proxy: http.ProxyFromEnvironment,
+		PlainHTTP: plainHTTP(c, name), CA: ca, Credentials: creds, Proxy: http.ProxyFromEnvironment,
 	})
+}
+
+// plainHTTP follows the flag, and without it the custom of container tools: a registry on loopback speaks http.
+func plainHTTP(c *cli.Context, name string) bool {
+	if c.IsSet("plain-http") {
+		return c.Bool("plain-http")
+	}
+	host, _, _ := strings.Cut(name, "/")
+	local, err := docker.MatchLocalhost(host)
+	return err == nil && local
 }
 
 func inspectImage(c *cli.Context) error {
