@@ -74,7 +74,9 @@ func lifeExits(t *testing.T, l *lab) {
 			if status.ExitCode != tc.code || status.Reason != tc.reason {
 				t.Errorf("got status %d (%s: %s), want %d (%s)", status.ExitCode, status.Reason, status.Message, tc.code, tc.reason)
 			}
-			if status.FinishedAt < status.StartedAt || status.StartedAt < status.CreatedAt {
+			// Nothing is said of start and finish: containerd notes the start when it has its answer, and a process may have
+			// ended by then.
+			if status.FinishedAt < status.CreatedAt || status.StartedAt < status.CreatedAt {
 				t.Errorf("created at %d, started at %d, finished at %d", status.CreatedAt, status.StartedAt, status.FinishedAt)
 			}
 		})
