@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"regexp"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -12,6 +11,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/stdio"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // Images hands out verified images.
@@ -77,7 +77,7 @@ type Sandbox interface {
 type Holder func() (Process, error)
 
 // idPattern: identifiers become parts of paths and of command lines.
-var idPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+var idPattern = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 // CheckID accepts a container, exec or sandbox identifier. InvalidArgument otherwise.
 func CheckID(what, id string) error {

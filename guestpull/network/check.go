@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"regexp"
 	"strconv"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 	typespb "github.com/coffer-project/coffer/proto/types"
 )
 
@@ -25,7 +25,7 @@ const (
 )
 
 // namePattern is what a card may be called: a subset of what the kernel takes, at most 15 characters.
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
+var namePattern = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
 
 // loopback is the one card that no request may name.
 const loopback = "lo"

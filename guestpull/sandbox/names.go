@@ -6,17 +6,18 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 var (
-	hostname   = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$`)
-	sysctlName = regexp.MustCompile(`^net\.[a-z0-9_]+(\.[a-z0-9_]+)+$`)
-	searchWord = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,255}$`)
-	optionWord = regexp.MustCompile(`^[a-z0-9-]+(:[0-9]{1,4})?$`)
+	hostname   = lazyregexp.New(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$`)
+	sysctlName = lazyregexp.New(`^net\.[a-z0-9_]+(\.[a-z0-9_]+)+$`)
+	searchWord = lazyregexp.New(`^[a-zA-Z0-9_.-]{1,255}$`)
+	optionWord = lazyregexp.New(`^[a-z0-9-]+(:[0-9]{1,4})?$`)
 )
 
 // Limits of a resolver configuration: Kubernetes allows 3 servers and 32 search domains.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/container/mount"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // maxSharedStorages bounds the volumes of one pod.
@@ -28,8 +28,8 @@ var mountFlags = map[string]uintptr{
 }
 
 var (
-	octal = regexp.MustCompile(`^[0-7]{3,4}$`)
-	size  = regexp.MustCompile(`^[0-9]{1,15}[kKmMgG%]?$`)
+	octal = lazyregexp.New(`^[0-7]{3,4}$`)
+	size  = lazyregexp.New(`^[0-9]{1,15}[kKmMgG%]?$`)
 )
 
 // defaultShm is the shared memory of a pod for which the host asked for none: what container engines give.

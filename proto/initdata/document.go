@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // Version is the one version of the document that exists.
@@ -36,7 +37,7 @@ const (
 	KeyPolicy = "policy.rego"
 )
 
-var keyPattern = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$`)
+var keyPattern = lazyregexp.New(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$`)
 
 // maxEntries bounds Document.Data.
 const maxEntries = 64

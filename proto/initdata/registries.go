@@ -3,14 +3,15 @@ package initdata
 import (
 	"errors"
 	"fmt"
-	"regexp"
+
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // locationPattern is host[:port][/path], the form of prefix, location and mirror in containers-registries.conf, and *.host for prefixes.
-var locationPattern = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+var locationPattern = lazyregexp.New(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
 
 // ipv6Pattern is the bracketed form of a literal address with an optional port and path.
-var ipv6Pattern = regexp.MustCompile(`^\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+var ipv6Pattern = lazyregexp.New(`^\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
 
 func (r *RegistryConfig) validate() error {
 	var faults []error

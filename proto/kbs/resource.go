@@ -2,10 +2,11 @@ package kbs
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // maxURI bounds the text of a resource URI in bytes.
@@ -13,8 +14,8 @@ const maxURI = 1024
 
 var (
 	// A segment becomes a path element on the broker's disk and of a URL, so it may not begin with a dot and needs no escaping.
-	segmentPattern = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$`)
-	addressPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?$`)
+	segmentPattern = lazyregexp.New(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$`)
+	addressPattern = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?$`)
 )
 
 // ResourceURI names one resource of a broker: kbs://[address]/repository/type/tag.

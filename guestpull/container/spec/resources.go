@@ -1,14 +1,13 @@
 package spec
 
 import (
-	"regexp"
-
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 	"github.com/coffer-project/coffer/proto/oci"
 )
 
-var pageSize = regexp.MustCompile(`^[1-9][0-9]{0,5}[KMG]B$`)
+var pageSize = lazyregexp.New(`^[1-9][0-9]{0,5}[KMG]B$`)
 
 // BuildResources rebuilds limits, for a new container or an update of a running one. A zero is "not set". CPU sets are dropped:
 // they name the host's processors. The result is never nil and has no device rules.

@@ -1,12 +1,12 @@
 package spec
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 	"github.com/coffer-project/coffer/proto/oci"
 )
 
@@ -23,7 +23,7 @@ var (
 		SCMP_ACT_ALLOW SCMP_ACT_LOG`)
 	seccompOps   = words(`SCMP_CMP_NE SCMP_CMP_LT SCMP_CMP_LE SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_MASKED_EQ`)
 	seccompFlags = words(`SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_LOG SECCOMP_FILTER_FLAG_SPEC_ALLOW`)
-	syscallName  = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,63}$`)
+	syscallName  = lazyregexp.New(`^[a-z_][a-z0-9_]{0,63}$`)
 )
 
 func buildSeccomp(in *oci.LinuxSeccomp) (*specs.LinuxSeccomp, error) {
