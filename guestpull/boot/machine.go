@@ -19,11 +19,13 @@ type Machine struct {
 	modules  *loader
 	loopback *background
 	mounts   *background
-	started  time.Time
+	// startRest starts what Init leaves for later.
+	startRest func()
+	started   time.Time
 }
 
 // Init turns a bare initramfs into a working machine. It must be called once, by PID 1, before anything else is mounted
-// or started. What only containers need is still to come when it returns: see WaitComplete. Any error means that the
+// or started. What only containers need starts with Ready: see WaitComplete. Any error means that the
 // machine is unfit for use; hand it to PowerOff.
 func Init(ctx context.Context) (*Machine, error) {
 	if pid := os.Getpid(); pid != 1 {
@@ -54,7 +56,7 @@ func Init(ctx context.Context) (*Machine, error) {
 		}
 		m.phases.add(step.name, time.Since(begin))
 	}
-	m.startBackground(ctx)
+	m.startRest = func() { m.startBackground(ctx) }
 	return m, nil
 }
 
@@ -76,11 +78,14 @@ func (m *Machine) readParams(ctx context.Context) error {
 	return nil
 }
 
-// Ready writes the line on the console that says that the guest serves requests, and ends the timing of the boot.
+// Ready is to be called once the host can be answered. It writes the line on the console that says so, ends the timing
+// of the boot, and starts what only containers need: on a machine with one processor, and that is the usual one, it would
+// only be in the way before.
 func (m *Machine) Ready() {
 	elapsed := time.Since(m.started)
 	m.phases.add("ready", elapsed)
 	sayf("ready %d ms after pid 1 started", elapsed.Milliseconds())
+	m.startRest()
 }
 
 // Phases returns how long each step of the boot took, in the order in which they ended. The phase "kernel" is the time

@@ -198,7 +198,7 @@ func (m *Machine) startBackground(ctx context.Context) {
 	}()
 }
 
-// WaitComplete waits for what is still to come when Init returns: network cards, disks and file systems have their
+// WaitComplete waits for what Ready has started: network cards, disks and file systems have their
 // drivers, what containers need is mounted, and loopback is up. It fails when one of these could not be had, or when ctx
 // ends first.
 func (m *Machine) WaitComplete(ctx context.Context) error {
