@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 
 	// The digest algorithms that a reference may use register themselves.
 	_ "crypto/sha256"
@@ -96,7 +97,7 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (c *Client) Resolve(ctx context.Context, ref string) (digest.Digest, error) {
 	var found digest.Digest
 	err := c.each(ctx, ref, func(ep endpoint) error {
-		_, desc, err := c.resolver(ep).Resolve(ctx, ep.ref.String())
+		_, desc, err := c.resolver(ep).Resolve(mute(ctx), ep.ref.String())
 		if err != nil {
 			return err
 		}
@@ -178,6 +179,7 @@ func (c *Client) each(ctx context.Context, ref string, fn func(endpoint) error) 
 
 // open starts a transfer at an offset.
 func (c *Client) open(ctx context.Context, ep endpoint, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	ctx = mute(ctx)
 	fetcher, err := c.resolver(ep).Fetcher(ctx, ep.ref.String())
 	if err != nil {
 		return nil, err
@@ -199,6 +201,14 @@ func (c *Client) open(ctx context.Context, ep endpoint, desc ocispec.Descriptor,
 		return nil, err
 	}
 	return rc, nil
+}
+
+// mute keeps containerd's client from logging: at debug level it prints URLs and headers, both of which may hold
+// credentials. What goes wrong comes back as an error.
+func mute(ctx context.Context) context.Context {
+	silent := logrus.New()
+	silent.SetOutput(io.Discard)
+	return log.WithLogger(ctx, logrus.NewEntry(silent))
 }
 
 // resolver returns containerd's client for exactly one endpoint; fail-over between endpoints is ours.

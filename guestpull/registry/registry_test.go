@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 
 	"github.com/coffer-project/coffer/integration/registrytest"
 )
@@ -233,6 +235,34 @@ func TestLogin(t *testing.T) {
 	_, err = readBlob(t.Context(), c, ref, img)
 	if !errors.Is(err, errdefs.ErrUnauthenticated) || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("with wrong credentials: %v", err)
+	}
+}
+
+// TestNothingOfARequestIsLogged: headers and URLs may hold credentials, whatever the log level.
+func TestNothingOfARequestIsLogged(t *testing.T) {
+	var printed bytes.Buffer
+	logger := logrus.New()
+	logger.SetOutput(&printed)
+	logger.SetLevel(logrus.TraceLevel)
+	ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+
+	r := registrytest.Start(t)
+	ref, img := put(r, 1000)
+	r.RequireLogin("user", "secret")
+	c := newClient(t, r, func(c *Config) {
+		c.Credentials = func(string) (string, string, error) { return "user", "secret", nil }
+	})
+	if _, err := c.Resolve(ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readBlob(ctx, c, ref, img); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Resolve(ctx, r.Ref("app", "missing")); err == nil {
+		t.Error("a missing image was resolved")
+	}
+	if strings.Contains(printed.String(), "http") || strings.Contains(printed.String(), "header") {
+		t.Errorf("logged: %s", printed.String())
 	}
 }
 
