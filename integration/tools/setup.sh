@@ -34,15 +34,14 @@ refresh() {
 
 # The backports suite lies beside the suite that the machine uses already, on the same mirror and under the same key.
 ensure_backports() {
-    local target='$(RELEASE)|$(REPO_URI)|$(SIGNED_BY)'
-    if apt-get indextargets --format "$target" 'Created-By: Packages' | grep -q "^$suite|"; then return; fi
-    local line uri key
-    line=$(apt-get indextargets --format "$target" 'Created-By: Packages' | grep "^$codename|" | head -n 1) || true
-    [ -n "$line" ] || die "apt knows no source for $codename: add Debian's main archive to /etc/apt/sources.list.d"
-    uri=$(cut -d'|' -f2 <<<"$line") key=$(cut -d'|' -f3 <<<"$line")
+    local sources uri keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    sources=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages')
+    if grep -q "^$suite " <<<"$sources"; then return; fi
+    uri=$(awk -v suite="$codename" '$1 == suite { print $2; exit }' <<<"$sources")
+    [ -n "$uri" ] || die "apt knows no source for $codename: add Debian's main archive to /etc/apt/sources.list.d"
     {
         printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n' "$uri" "$suite"
-        [ -z "$key" ] || printf 'Signed-By: %s\n' "$key"
+        [ ! -e "$keyring" ] || printf 'Signed-By: %s\n' "$keyring"
     } >/etc/apt/sources.list.d/coffer-backports.sources
     refreshed=
     step backports "added $suite beside $codename"
