@@ -33,7 +33,7 @@ func (g *guest) request(id, reference string, args ...string) *agentpb.CreateCon
 		}},
 		OCI: &oci.Spec{
 			Root: &oci.Root{Path: rootfs},
-			Process: &oci.Process{Args: args, Env: []string{"PATH=/bin"}, Cwd: "/work/dir", User: &oci.User{},
+			Process: &oci.Process{Args: args, Env: []string{"PATH=/bin"}, Cwd: "/srv/dir", User: &oci.User{},
 				Capabilities: &oci.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}},
 			Mounts: []*oci.Mount{
 				{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -117,7 +117,7 @@ func TestPod(t *testing.T) {
 	t.Run("run", func(t *testing.T) {
 		g.run(t, g.request("run", reference, "sh", "-c",
 			"hostname; pwd; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; touch /x && echo writable; mkdir /y 2>/dev/null || echo filtered; exit 4"))
-		want := "pod-name\n/work/dir\n33554432\n50\nwritable\nfiltered\n"
+		want := "pod-name\n/srv/dir\n33554432\n50\nwritable\nfiltered\n"
 		if got := g.output(t, "run", ""); got != want {
 			t.Errorf("output %q, want %q", got, want)
 		}
