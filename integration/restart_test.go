@@ -165,6 +165,9 @@ func killContainerd(t *testing.T, l *lab) {
 		t.Fatal(err)
 	}
 	close(answer)
+	if err := l.node.WaitAtShim(l.ctx(t), ending); err != nil {
+		t.Fatal(err)
+	}
 	if err := l.node.StartContainerd(l.ctx(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -33,35 +32,21 @@ func describeMachine(ctx context.Context, node *harness.Node, pod *harness.Pod, 
 	_, rest, _ := strings.Cut(string(args), "\x00-accel\x00")
 	m.Accelerator, _, _ = strings.Cut(rest, "\x00")
 
-	if m.ShimRSSMiB, err = residentMiB(pod.ID); err != nil {
+	shim, err := node.ShimPID(pod)
+	if err != nil {
 		return m, err
 	}
+	kib, err := strconv.Atoi(strings.TrimSuffix(procField(fmt.Sprintf("/proc/%d/status", shim), "VmRSS"), " kB"))
+	if err != nil {
+		return m, fmt.Errorf("read the shim's memory: %w", err)
+	}
+	m.ShimRSSMiB = kib >> 10
 	image, err := os.Stat(node.Tools.Initrd)
 	if err != nil {
 		return m, err
 	}
 	m.GuestMiB = int(image.Size() >> 20)
 	return m, nil
-}
-
-// residentMiB is the resident memory of the shim that serves pod id.
-func residentMiB(id string) (int, error) {
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return 0, err
-	}
-	for _, path := range paths {
-		line, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(line), id) || !strings.Contains(string(line), "containerd-shim-coffer-v2") {
-			continue
-		}
-		kib, err := strconv.Atoi(strings.TrimSuffix(procField(filepath.Join(filepath.Dir(path), "status"), "VmRSS"), " kB"))
-		if err != nil {
-			return 0, fmt.Errorf("read the shim's memory: %w", err)
-		}
-		return kib >> 10, nil
-	}
-	return 0, fmt.Errorf("find the shim of pod %s: no such process", id)
 }
 
 // procField reads one "name : value" line of a file in /proc.

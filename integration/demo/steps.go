@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -138,7 +137,7 @@ func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (re
 	r := run{
 		Registry: registry.URL(), Image: reference, ContainerOutput: output, expected: fmt.Sprintf("%x", sha256.Sum256(d.marker)),
 	}
-	told, err := tell(ctx, pod)
+	told, err := pod.Report(ctx)
 	if err != nil {
 		return err
 	}
@@ -213,20 +212,8 @@ func (d *demo) runOwn(ctx context.Context, pod *harness.Pod, reference string) (
 	return container.Output()
 }
 
-// tell asks the pod for its own report.
-func tell(ctx context.Context, pod *harness.Pod) (told sandbox.Report, err error) {
-	info, err := pod.Info(ctx)
-	if err != nil {
-		return told, err
-	}
-	if err := json.Unmarshal([]byte(info[sandbox.InfoKey]), &told); err != nil {
-		return told, fmt.Errorf("read the pod's report from its status (entry %q): %w", sandbox.InfoKey, err)
-	}
-	return told, nil
-}
-
 // phaseTable translates the report of a pod with one container.
-func phaseTable(told sandbox.Report, total time.Duration) (map[string]float64, string, error) {
+func phaseTable(told *sandbox.Report, total time.Duration) (map[string]float64, string, error) {
 	if len(told.Containers) != 1 {
 		return nil, "", fmt.Errorf("the pod reports %d containers, not one", len(told.Containers))
 	}

@@ -60,6 +60,11 @@ func TestInitExitCodes(t *testing.T) {
 			t.Errorf("exit code is %d, want %d", got, code)
 		}
 		h.events.awaitTopics(t, id, "/tasks/create", "/tasks/start", "/tasks/exit")
+		// containerd, when it starts, deletes a task without processes unasked.
+		pids, err := h.tasks.Pids(h.ctx, &taskapi.PidsRequest{ID: id})
+		if err != nil || len(pids.GetProcesses()) != 1 {
+			t.Errorf("processes of an ended container: %v, %v; want one", pids, err)
+		}
 		must(t, h.delete(id, ""))
 		h.events.awaitTopics(t, id, "/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete")
 	}

@@ -7,16 +7,12 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 )
 
-// Pids lists one process for a container that lives: the VM's monitor. The guest's process ids mean nothing on the
-// host, and containerd takes a task without any for a leftover.
+// Pids lists one process for a container until it is deleted: the VM's monitor. The guest's process ids mean nothing on
+// the host, and containerd takes a task without any for a leftover when it starts: it would delete a container that has
+// ended while containerd was down, and its exit status with it.
 func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
-	c, err := s.container(r.GetID())
-	if err != nil {
+	if _, err := s.container(r.GetID()); err != nil {
 		return nil, err
 	}
-	response := &taskapi.PidsResponse{}
-	if state, _ := c.init.current(); state != stateStopped {
-		response.Processes = append(response.Processes, &tasktypes.ProcessInfo{Pid: s.pid()})
-	}
-	return response, nil
+	return &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: s.pid()}}}, nil
 }
