@@ -44,11 +44,12 @@ type nic struct {
 var baseParams = []string{"console=ttyS0", "quiet", "panic=-1"}
 
 // tcgParams save start-up time under emulation and weaken nothing: no search for hardware that is not there, no timer
-// calibration against an emulated timer, no self-tests of ciphers, no waiting in RCU's grace periods, and no entropy from
-// the jitter of an emulated processor: the guest has a virtio-rng.
+// calibration against an emulated timer, no self-tests of ciphers, no waiting in RCU's grace periods, no rewriting of locks
+// for a single processor (the code is translated anyway), and no entropy from the jitter of an emulated processor: the
+// guest has a virtio-rng.
 var tcgParams = []string{
 	"no_timer_check", "tsc=reliable", "8250.nr_uarts=1", "i8042.noaux", "cryptomgr.notests", "rcupdate.rcu_expedited=1",
-	"initcall_blacklist=jent_mod_init,crypto_kdf108_init",
+	"noreplace-smp", "initcall_blacklist=jent_mod_init,crypto_kdf108_init",
 }
 
 // arguments is QEMU's command line. It is a pure function.
