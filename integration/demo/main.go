@@ -59,7 +59,7 @@ func demonstrate(ctx context.Context, out, image string) (retErr error) {
 	if err := d.runPlain(ctx); err != nil {
 		return err
 	}
-	d.report.run = d.report.Runs[0]
+	d.report.run, d.report.Notes = d.report.Runs[0], notes
 	path, err := d.report.write(out)
 	if err != nil {
 		return err

@@ -52,6 +52,13 @@ type report struct {
 	Notes         []string `json:"notes"`
 }
 
+// notes are what a reader of the figures must know.
+var notes = []string{
+	"fetch to publish overlap: layers stream through them, and each figure is the time in that step alone, summed over the layers",
+	"the accelerator tcg emulates the processor: compare structure, not seconds, with hardware",
+	"the search covers every file of containerd, snapshotter, shim, logs and what QEMU was given, not the VM's memory, which only a TEE protects",
+}
+
 // machine says where the figures come from.
 type machine struct {
 	CPUs        int    `json:"cpus"`
