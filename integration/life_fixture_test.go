@@ -53,6 +53,7 @@ func newLab(t *testing.T, node *harness.Node, handler, image string, edit func(*
 
 // slug makes a name of the test's for things that allow few characters.
 func slug(t *testing.T) string {
+	t.Helper()
 	return strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 }
 

@@ -72,19 +72,10 @@ func lifePodFiles(t *testing.T, l *lab) {
 	}
 	hosts := strings.Split(l.sh(t, c, "cat /etc/hosts"), "\n")
 	for _, want := range []string{"127.0.0.1\tlocalhost", l.pod.IP + "\tlively"} {
-		if !contains(hosts, want) {
+		if !slices.Contains(hosts, want) {
 			t.Errorf("/etc/hosts lacks %q: %q", want, hosts)
 		}
 	}
-}
-
-func contains(lines []string, want string) bool {
-	for _, line := range lines {
-		if line == want {
-			return true
-		}
-	}
-	return false
 }
 
 // lifeFileSystems checks what a container may write to, and what it shares with the others.

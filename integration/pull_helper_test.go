@@ -41,7 +41,7 @@ func openShop(t *testing.T, node *harness.Node) *shop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s.Registry.Close()
+		s.Close()
 		s.server.Close()
 	})
 	return s

@@ -22,9 +22,9 @@ func TestRestarts(t *testing.T) {
 	l := newLab(t, node, "coffer", encryptedImage(t, node), nil)
 	witness := l.start(t, nil, "/bin/sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done")
 	l.says(t, witness, "ready")
-	t.Run("snapshotter during a pull", func(t *testing.T) { killSnapshotterDuringPull(t, l) })
-	t.Run("snapshotter loses its database", func(t *testing.T) { loseDatabase(t, l) })
-	t.Run("containerd", func(t *testing.T) { killContainerd(t, l) })
+	t.Run("snapshotter during a pull", func(t *testing.T) { testSnapshotterKilledInPull(t, l) })
+	t.Run("snapshotter loses its database", func(t *testing.T) { testDatabaseLost(t, l) })
+	t.Run("containerd", func(t *testing.T) { testContainerdKilled(t, l) })
 	t.Run("the pod has seen nothing", func(t *testing.T) {
 		if err := witness.Stop(l.ctx(t), 120); err != nil {
 			t.Fatal(err)
@@ -53,7 +53,7 @@ func manyLayers(t *testing.T, node *harness.Node, count int) string {
 	return reference
 }
 
-func killSnapshotterDuringPull(t *testing.T, l *lab) {
+func testSnapshotterKilledInPull(t *testing.T, l *lab) {
 	const layers, met = 60, 5
 	ctx := l.ctx(t)
 	image := manyLayers(t, l.node, layers)
@@ -117,7 +117,7 @@ func restartSnapshotter(t *testing.T, l *lab) {
 	}
 }
 
-func loseDatabase(t *testing.T, l *lab) {
+func testDatabaseLost(t *testing.T, l *lab) {
 	old := l.sleeper(t, nil)
 	if err := l.node.Snapshotter.Kill(); err != nil {
 		t.Fatal(err)
@@ -138,8 +138,8 @@ func loseDatabase(t *testing.T, l *lab) {
 	}
 }
 
-// killContainerd kills containerd under two containers: one ends while nobody listens, one goes on.
-func killContainerd(t *testing.T, l *lab) {
+// testContainerdKilled kills containerd under two containers: one ends while nobody listens, one goes on.
+func testContainerdKilled(t *testing.T, l *lab) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	server, err := l.node.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/wait" {

@@ -13,8 +13,8 @@ import (
 	"github.com/coffer-project/coffer/integration/harness"
 )
 
-// vmDeaths kills what a running pod is made of.
-func vmDeaths(t *testing.T, node *harness.Node) {
+// testVMDeaths kills what a running pod is made of.
+func testVMDeaths(t *testing.T, node *harness.Node) {
 	image := encryptedImage(t, node)
 	for name, tc := range map[string]struct {
 		victim func(*harness.Pod) (int, error)

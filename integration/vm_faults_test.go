@@ -119,7 +119,7 @@ func TestVMFaults(t *testing.T) {
 			checkGone(t, node)
 		})
 	}
-	t.Run("death", func(t *testing.T) { vmDeaths(t, node) })
+	t.Run("death", func(t *testing.T) { testVMDeaths(t, node) })
 }
 
 // checkGone fails when a pod is known to containerd or has left something on the node.
