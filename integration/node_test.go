@@ -52,13 +52,7 @@ func TestRunc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := container.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := container.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if output, err := container.Output(); err != nil || output != "hello\n" {
+	if output, err := container.Run(t.Context()); err != nil || output != "hello\n" {
 		t.Fatalf("output = %q, %v; want hello", output, err)
 	}
 	if err := pod.Remove(t.Context()); err != nil {

@@ -195,13 +195,7 @@ func (s *pullSite) sameLayersOtherKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := container.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := container.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := container.Output(); err != nil || got != "secret" {
+	if got, err := container.Run(t.Context()); err != nil || got != "secret" {
 		t.Errorf("with its key the container printed %q, %v", got, err)
 	}
 	report := s.report(t).Containers[container.ID]
@@ -296,13 +290,7 @@ func (s *pullSite) fileCapability(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := container.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := container.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := container.Output(); err != nil || got != "CapEff:\t0000000000000400\n" {
+	if got, err := container.Run(t.Context()); err != nil || got != "CapEff:\t0000000000000400\n" {
 		t.Errorf("the program's capabilities are %q, %v; want that of its file", got, err)
 	}
 }

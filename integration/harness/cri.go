@@ -147,6 +147,17 @@ func (c *Container) Wait(ctx context.Context) (*runtime.ContainerStatus, error) 
 	return last, err
 }
 
+// Run starts the container, waits for its end and returns what it wrote.
+func (c *Container) Run(ctx context.Context) (string, error) {
+	if err := c.Start(ctx); err != nil {
+		return "", err
+	}
+	if _, err := c.Wait(ctx); err != nil {
+		return "", err
+	}
+	return c.Output()
+}
+
 // Output is what the container wrote to stdout and stderr, without the log's time stamps.
 func (c *Container) Output() (string, error) {
 	var out strings.Builder
