@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -34,8 +35,13 @@ type Snapshotter struct {
 	records  records
 	rules    Rules
 	platform string
+	// images may be nil: then nothing is known of any image but what its snapshots say.
+	images Images
 	// empty is the directory that every reference-only mount binds. Nothing is ever in it.
 	empty string
+
+	closing sync.Once
+	closed  error
 }
 
 var (
@@ -46,6 +52,7 @@ var (
 type options struct {
 	rules    Rules
 	platform string
+	images   Images
 	overlay  []overlay.Opt
 	meta     func(ctx context.Context, path string) (MetaStore, error)
 }
@@ -71,6 +78,11 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 	for _, opt := range opts {
 		opt(&o)
 	}
+	defer func() {
+		if retErr != nil && o.images != nil {
+			retErr = errors.Join(retErr, o.images.Close())
+		}
+	}()
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
@@ -78,6 +90,7 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 		records:  records{dir: filepath.Join(root, "snapshots")},
 		rules:    o.rules,
 		platform: o.platform,
+		images:   o.images,
 		empty:    filepath.Join(root, "empty"),
 	}
 	if err := makeEmpty(s.empty); err != nil {
@@ -280,5 +293,13 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	return s.overlay.(snapshots.Cleaner).Cleanup(ctx)
 }
 
-// Close closes the database. It may be called twice.
-func (s *Snapshotter) Close() error { return s.meta.Close() }
+// Close closes the database and what WithImages gave. It may be called twice.
+func (s *Snapshotter) Close() error {
+	s.closing.Do(func() {
+		s.closed = s.meta.Close()
+		if s.images != nil {
+			s.closed = errors.Join(s.closed, s.images.Close())
+		}
+	})
+	return s.closed
+}

@@ -100,7 +100,8 @@ func (n *Node) path(name string) string { return filepath.Join(n.Dir, name) }
 
 // StartSnapshotter starts the snapshotter on the node's state; it is for use after Snapshotter was stopped or killed.
 func (n *Node) StartSnapshotter(ctx context.Context) error {
-	config := fmt.Sprintf("root = %q\naddress = %q\n", n.path("snapshotter"), n.path("snapshotter.sock"))
+	config := fmt.Sprintf("root = %q\naddress = %q\ncontainerd_address = %q\n",
+		n.path("snapshotter"), n.path("snapshotter.sock"), n.path("containerd.sock"))
 	path := n.path("snapshotter.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err

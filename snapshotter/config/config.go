@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/platforms"
 
 	"github.com/coffer-project/coffer/snapshotter"
+	"github.com/coffer-project/coffer/snapshotter/images"
 )
 
 const (
@@ -33,13 +35,15 @@ var defaultText string
 
 // Config is the whole file. default.toml explains the keys.
 type Config struct {
-	Version  int     `toml:"version"`
-	Root     string  `toml:"root"`
-	Address  string  `toml:"address"`
-	Platform string  `toml:"platform"`
-	Images   Images  `toml:"images"`
-	Overlay  Overlay `toml:"overlay"`
-	Log      Log     `toml:"log"`
+	Version int    `toml:"version"`
+	Root    string `toml:"root"`
+	Address string `toml:"address"`
+	// ContainerdAddress is where containerd itself listens.
+	ContainerdAddress string  `toml:"containerd_address"`
+	Platform          string  `toml:"platform"`
+	Images            Images  `toml:"images"`
+	Overlay           Overlay `toml:"overlay"`
+	Log               Log     `toml:"log"`
 }
 
 // Images says who unpacks what.
@@ -62,9 +66,10 @@ type Log struct {
 // Default returns the complete defaults.
 func Default() Config {
 	return Config{
-		Version: version,
-		Root:    "/var/lib/coffer-snapshotter",
-		Address: "/run/coffer-snapshotter/snapshotter.sock",
+		Version:           version,
+		Root:              "/var/lib/coffer-snapshotter",
+		Address:           "/run/coffer-snapshotter/snapshotter.sock",
+		ContainerdAddress: images.DefaultAddress,
 		Images: Images{
 			Passthrough:      []string{"*/pause:*", "*/pause@*"},
 			WithoutReference: string(snapshotter.ModeReference),
@@ -114,7 +119,10 @@ func (c Config) Validate() error {
 	if c.Version != version {
 		fault("version", "%d is not known, this program knows %d", c.Version, version)
 	}
-	for key, path := range map[string]string{"root": c.Root, "address": c.Address} {
+	sockets := map[string]string{"address": c.Address, "containerd_address": c.ContainerdAddress}
+	paths := maps.Clone(sockets)
+	paths["root"] = c.Root
+	for key, path := range paths {
 		if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 			fault(key, "%q is not a clean absolute path", path)
 		}
@@ -122,8 +130,10 @@ func (c Config) Validate() error {
 	if strings.ContainsAny(c.Root, ",:\\") {
 		fault("root", "%q holds a comma, colon or backslash, which the kernel's overlay mount options cannot", c.Root)
 	}
-	if len(c.Address) > maxSocketPath {
-		fault("address", "path of %d bytes is longer than the %d that a unix socket can have", len(c.Address), maxSocketPath)
+	for key, path := range sockets {
+		if len(path) > maxSocketPath {
+			fault(key, "path of %d bytes is longer than the %d that a unix socket can have", len(path), maxSocketPath)
+		}
 	}
 	if c.Platform != "" {
 		if _, err := platforms.Parse(c.Platform); err != nil {

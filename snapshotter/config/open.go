@@ -3,7 +3,10 @@ package config
 import (
 	"context"
 
+	"github.com/containerd/platforms"
+
 	"github.com/coffer-project/coffer/snapshotter"
+	"github.com/coffer-project/coffer/snapshotter/images"
 )
 
 // Open makes the snapshotter that a valid configuration describes.
@@ -13,8 +16,17 @@ func (c Config) Open(ctx context.Context) (*snapshotter.Snapshotter, error) {
 		return nil, err
 	}
 	opts := []snapshotter.Opt{snapshotter.WithRules(rules), snapshotter.WithOverlayOptions(c.Overlay.MountOptions)}
+	platform := platforms.DefaultSpec()
 	if c.Platform != "" {
 		opts = append(opts, snapshotter.WithPlatform(c.Platform))
+		if platform, err = platforms.Parse(c.Platform); err != nil {
+			return nil, err
+		}
 	}
+	client, err := images.New(c.ContainerdAddress, platform)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, snapshotter.WithImages(client))
 	return snapshotter.New(ctx, c.Root, opts...)
 }

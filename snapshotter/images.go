@@ -1,0 +1,24 @@
+package snapshotter
+
+import (
+	"context"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/coffer-project/coffer/snapshotter/images"
+)
+
+// Images answers what containerd knows of the images on this node; *images.Client is the real one. Every answer may be
+// errdefs.ErrUnavailable, and then the snapshotter must go on with less.
+type Images interface {
+	// Manifest returns the image with this manifest or index.
+	Manifest(ctx context.Context, d digest.Digest) (*images.Image, error)
+	// Containing returns the images that have a layer with this chain ID.
+	Containing(ctx context.Context, chain digest.Digest) ([]*images.Image, error)
+	// Targeting returns the names of the image with this manifest or index.
+	Targeting(ctx context.Context, d digest.Digest) ([]images.Record, error)
+	Close() error
+}
+
+// WithImages lets the snapshotter ask for images. It closes i with itself, also when New fails.
+func WithImages(i Images) Opt { return func(o *options) { o.images = i } }

@@ -1,0 +1,123 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
+	"github.com/containerd/containerd/v2/core/content"
+	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+const (
+	// DefaultAddress is where containerd listens if nobody says otherwise.
+	DefaultAddress = "/run/containerd/containerd.sock"
+	// timeout bounds one question. containerd itself waits for the snapshotter meanwhile.
+	timeout = 5 * time.Second
+	// reconnect bounds the pause after which a containerd that was away is tried again.
+	reconnect = time.Second
+)
+
+// Client asks one containerd. It is safe for concurrent use.
+type Client struct {
+	address  string
+	platform platforms.MatchComparer
+	conn     *grpc.ClientConn
+	records  imagesapi.ImagesClient
+	content  content.Store
+
+	mu    sync.Mutex
+	cache map[digest.Digest]*Image
+}
+
+// New makes a client of the containerd that listens on a unix socket. It connects when first asked, so containerd need
+// not run. Of an image for several platforms, only the manifest for the given one counts, as with containerd itself.
+func New(address string, platform ocispec.Platform) (*Client, error) {
+	conn, err := grpc.NewClient("unix://"+address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{
+			BaseDelay: reconnect / 10, Multiplier: 2, MaxDelay: reconnect,
+		}}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("containerd at %s: %w: %w", address, err, errdefs.ErrInvalidArgument)
+	}
+	return &Client{
+		address: address, platform: platforms.Only(platform), conn: conn,
+		records: imagesapi.NewImagesClient(conn), content: contentproxy.NewContentStore(conn),
+		cache: map[digest.Digest]*Image{},
+	}, nil
+}
+
+// Close drops the connection, if there is one.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// ask runs one question with its deadline and names it in an error. NotFound, InvalidArgument and ResourceExhausted come
+// through; that containerd does not answer, or not in time, is errdefs.ErrUnavailable.
+func (c *Client) ask(ctx context.Context, about string, question func(ctx context.Context) error) error {
+	namespace, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return fmt.Errorf("ask containerd for %s: %w", about, err)
+	}
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, namespace), timeout)
+	defer cancel()
+	err = question(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded), errdefs.IsUnavailable(err):
+		return fmt.Errorf("containerd at %s does not answer about %s (is containerd_address in the snapshotter's configuration right?): %w: %w",
+			c.address, about, err, errdefs.ErrUnavailable)
+	}
+	return fmt.Errorf("ask containerd for %s: %w", about, err)
+}
+
+// Manifest returns the image whose manifest has the digest, or an index of which has. It works as soon as containerd
+// has fetched the documents, also before the image has a name. NotFound: containerd does not have them.
+func (c *Client) Manifest(ctx context.Context, d digest.Digest) (image *Image, err error) {
+	err = c.ask(ctx, "manifest "+d.String(), func(ctx context.Context) (err error) {
+		image, err = c.load(ctx, d)
+		return err
+	})
+	return image, err
+}
+
+// Containing returns every image that has a layer with the chain ID, in no order: those that were pulled, and those that
+// are being pulled as far as their manifest and configuration have arrived. What cannot be read is left out.
+func (c *Client) Containing(ctx context.Context, chain digest.Digest) (found []*Image, err error) {
+	err = c.ask(ctx, "images with layer "+chain.String(), func(ctx context.Context) error {
+		manifests, err := c.manifests(ctx)
+		if err != nil {
+			return err
+		}
+		for _, d := range manifests {
+			image, err := c.load(ctx, d)
+			if err != nil {
+				if ctx.Err() != nil || errdefs.IsUnavailable(err) {
+					return err
+				}
+				continue // of another platform and never fetched in full, of a strange form, or just removed
+			}
+			if slices.Contains(image.Chains, chain) {
+				found = append(found, image)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
