@@ -33,6 +33,12 @@ guest: build ## build the guest image into the cache (needs setup)
 demo: setup guest ## run an encrypted image in a VM and write out/demo/report.json (IMAGE=oci:DIR or a registry reference for your own)
 	@$(GO) run ./integration/demo --out out/demo $(if $(IMAGE),--image '$(IMAGE)')
 
+.PHONY: conformance
+conformance: ## run critest with runc and with Coffer and compare (CRITEST=path of a critest binary; REPEAT=n for Coffer)
+	@[ -x '$(CRITEST)' ] || { $(GO) run ./integration/conformance --critest '$(CRITEST)'; exit 1; }
+	@$(MAKE) --no-print-directory setup guest
+	@$(GO) run ./integration/conformance --critest '$(CRITEST)' --repeat $(or $(REPEAT),1)
+
 # Packages whose tests boot VMs run one after the other: emulated VMs on a few cores would time each other out.
 VM_TESTS := ./integration/... ./shim/vm/...
 

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -35,7 +36,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
   env = ['PATH={{.Path}}']
 
 [plugins.'io.containerd.cri.v1.images']
-  snapshotter = 'overlayfs'
+  snapshotter = '{{.Snapshotter}}'
 {{- if .LocalPull}}
   disable_snapshot_annotations = false
 {{- end}}
@@ -73,6 +74,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
       sandboxer = 'shim'
       disable_pause_image_pull = true
       pod_annotations = ['io.katacontainers.*']
+      privileged_without_host_devices = true
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer.options]
         ConfigPath = '{{.ShimConfig}}'
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-podsandbox]
@@ -101,6 +103,8 @@ const cniConfig = `{
   "plugins": [{
     "type": "bridge", "bridge": "%s", "isGateway": true, "ipMasq": false, "hairpinMode": true,
     "ipam": {"type": "host-local", "dataDir": "%s", "ranges": [[{"subnet": "%s"}]], "routes": [{"dst": "0.0.0.0/0"}]}
+  }, {
+    "type": "portmap", "capabilities": {"portMappings": true}
   }]
 }
 `
@@ -111,7 +115,7 @@ type containerdPaths struct {
 	SnapshotterSocket, SnapshotterRoot string
 	ShimSockets, ShimConfig            string
 	Hosts, CNIPlugins, CNIConf         string
-	Runc, Path, Pause                  string
+	Runc, Path, Pause, Snapshotter     string
 	LocalPull                          bool
 	// Handlers are the files of further runtime handlers, by their names.
 	Handlers map[string]string
@@ -124,7 +128,8 @@ func (n *Node) writeContainerdConfig() (string, error) {
 		ShimSockets: n.path("s"), ShimConfig: n.path("shim.toml"),
 		Hosts: n.path("hosts"), CNIPlugins: n.Tools.CNIPlugins, CNIConf: n.path("cni"),
 		Runc: n.Tools.Runc, Path: n.searchPath(), LocalPull: n.options.LocalPull, Pause: PauseImage,
-		Handlers: map[string]string{},
+		Snapshotter: cmp.Or(n.options.Snapshotter, "overlayfs"),
+		Handlers:    map[string]string{},
 	}
 	for name := range n.options.Handlers {
 		p.Handlers[name] = n.shimConfigPath(name)

@@ -28,13 +28,14 @@ func (n *Node) Ctl(ctx context.Context, inside bool, args ...string) error {
 	return nil
 }
 
-// pushPause puts a pause image into the http registry: the real one cannot be assumed to be reachable.
+// pushPause puts a pause image into the http registry: the real one cannot be assumed to be reachable. Its process is not
+// called sleep, for which tests look in the process namespace that it shares with a pod's containers.
 func (n *Node) pushPause(ctx context.Context) error {
 	dir := n.path("pause")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	layout, err := NewLayout(dir, ocispec.ImageConfig{Entrypoint: []string{"/bin/sleep", "2147483647"}})
+	layout, err := NewLayout(dir, ocispec.ImageConfig{Entrypoint: []string{"/bin/tail", "-f", "/dev/null"}})
 	if err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func (n *Node) pushPause(ctx context.Context) error {
 	}
 	// Not the layer of the test images: containerd shares snapshots by content, and this image is unpacked on the host.
 	if err := layout.AddLayer(registrytest.NewLayer(registrytest.Gzip,
-		registrytest.Entry{Name: "bin/"}, registrytest.Entry{Name: "bin/sleep", Body: string(busybox), Mode: 0o755},
+		registrytest.Entry{Name: "bin/"}, registrytest.Entry{Name: "bin/tail", Body: string(busybox), Mode: 0o755},
 	)); err != nil {
 		return err
 	}

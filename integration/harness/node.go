@@ -20,6 +20,10 @@ type Options struct {
 	// Handlers are further runtime handlers of Coffer's, by their names. Each text is a drop-in that changes the
 	// node's own configuration of the shim.
 	Handlers map[string]string
+	// Snapshotter is what images are pulled with when the puller names no handler, as most do; empty means overlayfs.
+	Snapshotter string
+	// Mirror answers for other registries. Both the host and, unless they bring a document of their own, guests ask it.
+	Mirror *Mirror
 }
 
 // Node is a running containerd node with what it pulls from.
@@ -36,6 +40,7 @@ type Node struct {
 	CRI         *CRI
 
 	ns      *netNS
+	mirror  *Server
 	options Options
 }
 
@@ -51,6 +56,10 @@ func Start(ctx context.Context, options Options) (_ *Node, retErr error) {
 	// Unix socket paths may have 107 bytes, and containerd appends much: the folder's own path must be short.
 	dir, err := os.MkdirTemp("/tmp", "cfr")
 	if err != nil {
+		return nil, err
+	}
+	// A container in a user namespace reaches its root file system below it.
+	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
 	n := &Node{Dir: dir, Tools: tools, options: options}
@@ -82,6 +91,9 @@ func Start(ctx context.Context, options Options) (_ *Node, retErr error) {
 		if err := n.TrustRegistry(r.Host, r.Plain); err != nil {
 			return nil, err
 		}
+	}
+	if err := n.startMirror(); err != nil {
+		return nil, err
 	}
 	if err := n.writeShimConfig(); err != nil {
 		return nil, err
@@ -119,6 +131,9 @@ kernel = %q
 initrd = %q
 default_memory_mib = 512
 %s`, n.path("shim"), n.Tools.QEMU, n.Tools.Kernel, n.Tools.Initrd, n.options.ShimConfig)
+	if n.mirror != nil {
+		text += fmt.Sprintf("[initdata]\nfile = %q\n", n.path(mirrorDocument))
+	}
 	if err := os.WriteFile(n.path("shim.toml"), []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -154,6 +169,9 @@ func (n *Node) Close() error {
 		if p != nil {
 			faults = append(faults, p.Stop())
 		}
+	}
+	if n.mirror != nil {
+		faults = append(faults, n.mirror.Close())
 	}
 	if n.ns != nil {
 		faults = append(faults, n.ns.Close())

@@ -31,6 +31,11 @@ func (n *Node) Serve(handler http.Handler) (*Server, error) {
 	if err := n.TrustRegistry(listener.Addr().String(), true); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
+	return serve(listener, handler), nil
+}
+
+// serve answers until Close.
+func serve(listener net.Listener, handler http.Handler) *Server {
 	s := &Server{
 		Host:   listener.Addr().String(),
 		server: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second},
@@ -42,7 +47,7 @@ func (n *Node) Serve(handler http.Handler) (*Server, error) {
 			s.err = err
 		}
 	}()
-	return s, nil
+	return s
 }
 
 // Close ends all connections; whoever connects from then on is refused. It is safe to repeat.
