@@ -10,6 +10,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/container/runc"
 	"github.com/coffer-project/coffer/guestpull/files"
+	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/network"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
@@ -31,6 +32,7 @@ type settings struct {
 	cgroups        cgroup.Root
 	complete       func(context.Context) error // waits until the machine is fit for containers
 	phases         func() []server.Phase
+	pulls          *image.Tracker
 }
 
 // assemble plugs the parts together.
@@ -64,7 +66,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 		return nil, err
 	}
 	return server.New(server.Options{
-		Containers: containers, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
+		Containers: containers, Pulls: s.pulls, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
 		Policy: policy.NewBuiltin(), BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
 	})
 }

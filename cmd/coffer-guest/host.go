@@ -15,6 +15,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
+	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/server"
 )
 
@@ -69,6 +70,7 @@ func hostSettings(base, runcPath, measured string) (settings, error) {
 		cgroups:    cgroup.Default,
 		complete:   func(context.Context) error { return nil },
 		phases:     func() []server.Phase { return nil },
+		pulls:      image.NewTracker(),
 	}
 	if measured == "" {
 		return s, nil

@@ -56,7 +56,7 @@ func newImages(ctx context.Context, s settings) (*image.Puller, error) {
 		options = append(options, unpack.WithDevices())
 	}
 	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits(), options...), layers,
-		image.WithParallel(measured.Image.ParallelLayers)), nil
+		image.WithParallel(measured.Image.ParallelLayers), image.WithTracker(s.pulls)), nil
 }
 
 // newKeys returns the key broker's client, or nil when the document names none.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
 	"github.com/coffer-project/coffer/guestpull/server"
 	"github.com/coffer-project/coffer/guestpull/transport"
@@ -43,6 +44,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		pipeSize:   m.Params.PipeSize,
 		cgroups:    cgroup.Default,
 		complete:   m.WaitComplete,
+		pulls:      image.NewTracker(),
 		phases: func() []server.Phase {
 			var out []server.Phase
 			for _, p := range m.Phases() {

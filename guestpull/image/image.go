@@ -52,6 +52,7 @@ type Puller struct {
 	store     Store
 	platform  string
 	parallel  int
+	tracker   *Tracker
 
 	mu     sync.Mutex
 	serial int
@@ -71,12 +72,18 @@ func WithParallel(n int) Option {
 	return func(p *Puller) { p.parallel = n }
 }
 
+// WithTracker lets others follow the pulls.
+func WithTracker(t *Tracker) Option {
+	return func(p *Puller) { p.tracker = t }
+}
+
 // New returns a Puller of these stages.
 func New(r Registry, v Verifier, d Decrypter, u Unpacker, s Store, opts ...Option) *Puller {
 	p := &Puller{
 		registry: r, verifier: v, decrypter: d, unpacker: u, store: s,
 		platform: "linux/" + runtime.GOARCH,
 		parallel: runtime.NumCPU(),
+		tracker:  NewTracker(),
 		leases:   map[string][]string{},
 	}
 	for _, opt := range opts {
@@ -98,9 +105,10 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 		req.Platform = p.platform
 	}
 	start := time.Now()
-	rec := newRecorder(req.Reference)
+	rec := newRecorder(req.Reference, p.tracker.begin(req.ContainerID, req.Reference))
 	defer func() {
 		if retErr != nil {
+			rec.pull.stage(stageFailed)
 			retErr = fmt.Errorf("pull image %s: %w", req.Reference, retErr)
 		}
 	}()
@@ -109,6 +117,7 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 	if err != nil {
 		return nil, err
 	}
+	rec.pull.resolved(found)
 	if err := p.unlock(ctx, found, rec); err != nil {
 		return nil, err
 	}
@@ -122,6 +131,7 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 			retErr = errors.Join(retErr, p.drop(ctx, req.ContainerID, owner))
 		}
 	}()
+	rec.pull.stage(stageFetch)
 	dirs, err := p.layers(ctx, owner, found, rec)
 	if err != nil {
 		return nil, noRoom(err)
@@ -134,6 +144,7 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 		Layers:         dirs,
 		Report:         rec.report(found),
 	}
+	rec.pull.stage(stageDone)
 	log.G(ctx).WithFields(log.Fields{
 		"container": req.ContainerID, "image": req.Reference, "digest": found.digest, "layers": len(dirs), "t_pull": time.Since(start),
 	}).Info("image pulled")
@@ -151,6 +162,7 @@ func noRoom(err error) error {
 // Release ends a container's ownership of all images that were pulled for it. It is safe to repeat, and for containers
 // that never pulled.
 func (p *Puller) Release(ctx context.Context, containerID string) error {
+	p.tracker.forget(containerID)
 	p.mu.Lock()
 	owners := p.leases[containerID]
 	delete(p.leases, containerID)

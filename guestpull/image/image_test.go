@@ -95,7 +95,7 @@ func encrypt(t *testing.T, l registrytest.Layer, wrap keyprovider.WrapType) regi
 }
 
 // newPuller plugs the real stages together.
-func newPuller(t *testing.T, r *registrytest.Registry, keys decrypt.KeySource) (*image.Puller, string) {
+func newPuller(t *testing.T, r *registrytest.Registry, keys decrypt.KeySource, opts ...image.Option) (*image.Puller, string) {
 	t.Helper()
 	cfg := registry.Config{ExtraRoots: r.CA(), Attempts: 2}
 	if r.CA() == nil {
@@ -111,7 +111,7 @@ func newPuller(t *testing.T, r *registrytest.Registry, keys decrypt.KeySource) (
 		t.Fatal(err)
 	}
 	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys),
-		unpack.New(unpack.DefaultLimits(), unpack.WithSpace(s.Free)), s, image.WithPlatform("linux/amd64")), dir
+		unpack.New(unpack.DefaultLimits(), unpack.WithSpace(s.Free)), s, append(opts, image.WithPlatform("linux/amd64"))...), dir
 }
 
 // wantEmpty fails when anything of a pull is left in a store.

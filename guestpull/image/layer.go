@@ -61,6 +61,7 @@ func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec 
 				rec.add(phasePublish, time.Since(filled))
 			}
 			dirs[i] = dir
+			rec.pull.layerDone()
 			close(done[i])
 			return nil
 		})
@@ -106,7 +107,7 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 		return nil, err
 	}
 	open = append(open, blob)
-	fetched := rec.stage(phaseFetch, blob, nil)
+	fetched := rec.stage(phaseFetch, rec.pull.count(blob), nil)
 	packed := io.Reader(fetched)
 	if l.open != nil {
 		packed = rec.stage(phaseDecrypt, l.open(fetched), fetched)

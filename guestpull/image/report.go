@@ -76,11 +76,12 @@ func (r *Report) Proto() *guestpull.PullReport {
 // recorder adds up times from all goroutines of a pull.
 type recorder struct {
 	reference string
+	pull      *tracked
 	spent     [phaseCount]atomic.Int64
 }
 
-func newRecorder(reference string) *recorder {
-	return &recorder{reference: reference}
+func newRecorder(reference string, pull *tracked) *recorder {
+	return &recorder{reference: reference, pull: pull}
 }
 
 func (r *recorder) add(phase int, d time.Duration) {

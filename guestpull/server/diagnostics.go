@@ -54,3 +54,12 @@ func (s *service) GetPullReport(_ context.Context, r *guestpb.GetPullReportReque
 	}
 	return report.Proto(), nil
 }
+
+// WaitPull answers when there is news of a container's pull.
+func (s *service) WaitPull(ctx context.Context, r *guestpb.WaitPullRequest) (*guestpb.PullProgress, error) {
+	progress, err := s.Pulls.Wait(ctx, r.GetContainerId(), r.GetSeen())
+	if err != nil {
+		return nil, err
+	}
+	return progress.Proto(), nil
+}

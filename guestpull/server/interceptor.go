@@ -25,7 +25,7 @@ const maxReason = 2048
 // quiet are the methods that a shim calls all the time.
 var quiet = map[string]bool{
 	"Check": true, "ReadStdout": true, "ReadStderr": true, "WriteStdin": true, "CopyFile": true, "StatsContainer": true,
-	"GetOOMEvent": true, "GetMetrics": true, "TtyWinResize": true, "WaitProcess": true,
+	"GetOOMEvent": true, "GetMetrics": true, "TtyWinResize": true, "WaitProcess": true, "WaitPull": true,
 }
 
 // early are the methods that need nothing but the agent: a shim asks them while the rest of the guest still starts.

@@ -63,6 +63,11 @@ type Containers interface {
 	Reports
 }
 
+// Pulls tells how far image pulls have come.
+type Pulls interface {
+	Wait(ctx context.Context, containerID string, seen uint64) (*image.Progress, error)
+}
+
 // Sandbox is the pod.
 type Sandbox interface {
 	Create(ctx context.Context, req *agentpb.CreateSandboxRequest) error
@@ -93,6 +98,7 @@ type Phase struct {
 // Options are the parts that a server hands calls to; all are needed.
 type Options struct {
 	Containers Containers
+	Pulls      Pulls
 	Sandbox    Sandbox
 	Network    Network
 	Files      Files
@@ -112,7 +118,7 @@ type Server struct {
 	ttrpc *ttrpc.Server
 }
 
-// service implements the three services. Its methods are in the files named after what they are about.
+// service implements all services. Its methods are in the files named after what they are about.
 type service struct {
 	Options
 }
@@ -121,11 +127,12 @@ var (
 	_ agentpb.AgentServiceService = (*service)(nil)
 	_ healthpb.HealthService      = (*service)(nil)
 	_ guestpb.DiagnosticsService  = (*service)(nil)
+	_ guestpb.ProgressService     = (*service)(nil)
 )
 
 // New returns a server that does not listen yet.
 func New(o Options) (*Server, error) {
-	if o.Containers == nil || o.Sandbox == nil || o.Network == nil || o.Files == nil || o.Policy == nil || o.Complete == nil || o.BootPhases == nil {
+	if o.Containers == nil || o.Pulls == nil || o.Sandbox == nil || o.Network == nil || o.Files == nil || o.Policy == nil || o.Complete == nil || o.BootPhases == nil {
 		return nil, errors.New("agent server lacks a part")
 	}
 	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept(o.Policy, o.Complete)))
@@ -136,6 +143,7 @@ func New(o Options) (*Server, error) {
 	agentpb.RegisterAgentServiceService(srv, s)
 	healthpb.RegisterHealthService(srv, s)
 	guestpb.RegisterDiagnosticsService(srv, s)
+	guestpb.RegisterProgressService(srv, s)
 	return &Server{ttrpc: srv}, nil
 }
 

@@ -96,6 +96,13 @@ func (f fakePod) Create(_ context.Context, r *agentpb.CreateSandboxRequest) erro
 func (f fakePod) Destroy(context.Context) error           { return f.note("destroy pod") }
 func (f fakePod) NextOOM(context.Context) (string, error) { return "c1", f.note("oom") }
 
+// fakePulls is apart for the same reason.
+type fakePulls struct{ *fake }
+
+func (f fakePulls) Wait(_ context.Context, id string, seen uint64) (*image.Progress, error) {
+	return &image.Progress{Serial: seen + 1, Reference: "ref", Stage: "fetch", Layers: 3, BytesFetched: 7}, f.note("wait pull %s", id)
+}
+
 func (f *fake) UpdateInterface(_ context.Context, w *typespb.Interface) (*typespb.Interface, error) {
 	return w, f.note("interface %s", w.GetName())
 }
@@ -124,7 +131,7 @@ func connect(t *testing.T, f *fake, engine policy.Engine) *ttrpc.Client {
 func connectTo(t *testing.T, f *fake, engine policy.Engine, complete func(context.Context) error) *ttrpc.Client {
 	t.Helper()
 	srv, err := New(Options{
-		Containers: f, Sandbox: fakePod{f}, Network: f, Files: f, Policy: engine, AgentVersion: "1.2.3", Init: true,
+		Containers: f, Pulls: fakePulls{f}, Sandbox: fakePod{f}, Network: f, Files: f, Policy: engine, AgentVersion: "1.2.3", Init: true,
 		Complete:   complete,
 		BootPhases: func() []Phase { return []Phase{{Name: "ready", Took: 5 * time.Millisecond}} },
 	})
@@ -205,6 +212,10 @@ func TestCallsReachTheirParts(t *testing.T) {
 	report, err := guestpb.NewDiagnosticsClient(client).GetPullReport(ctx, &guestpb.GetPullReportRequest{ContainerId: "c1"})
 	if err != nil || report.GetReference() != "ref" {
 		t.Errorf("pull report: %v, %v", report, err)
+	}
+	progress, err := guestpb.NewProgressClient(client).WaitPull(ctx, &guestpb.WaitPullRequest{ContainerId: "c1", Seen: 4})
+	if err != nil || progress.GetSerial() != 5 || progress.GetPhase() != "fetch" || progress.GetBytesFetched() != 7 {
+		t.Errorf("pull progress: %v, %v", progress, err)
 	}
 	boot, err := guestpb.NewDiagnosticsClient(client).GetBootReport(ctx, &guestpb.GetBootReportRequest{})
 	if err != nil || boot.GetPhases()[0].GetMicros() != 5000 {

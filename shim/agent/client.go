@@ -65,6 +65,7 @@ type Client struct {
 	conn        *ttrpc.Client
 	health      healthpb.HealthService
 	diagnostics guestpullpb.DiagnosticsService
+	progress    guestpullpb.ProgressService
 	done        chan struct{}
 	version     string
 }
@@ -110,6 +111,7 @@ func newClient(raw net.Conn, opts Options) *Client {
 		conn:                conn,
 		health:              healthpb.NewHealthClient(conn),
 		diagnostics:         guestpullpb.NewDiagnosticsClient(conn),
+		progress:            guestpullpb.NewProgressClient(conn),
 		done:                done,
 	}
 }

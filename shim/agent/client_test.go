@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	guestpullpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 	"github.com/coffer-project/coffer/shim/agent/agenttest"
 )
 
@@ -161,11 +163,14 @@ func TestDeadlines(t *testing.T) {
 }
 
 func TestClassesNameMethods(t *testing.T) {
-	service := agentpb.File_proto_agent_agent_proto.Services().ByName("AgentService")
+	services := []protoreflect.ServiceDescriptor{
+		agentpb.File_proto_agent_agent_proto.Services().ByName("AgentService"),
+		guestpullpb.File_proto_guestpull_v1_progress_proto.Services().ByName("Progress"),
+	}
 	for method := range classes {
 		found := false
-		for i := range service.Methods().Len() {
-			found = found || string(service.Methods().Get(i).Name()) == method
+		for _, service := range services {
+			found = found || service.Methods().ByName(protoreflect.Name(method)) != nil
 		}
 		if !found {
 			t.Errorf("deadline table names %s, which is no method", method)

@@ -28,6 +28,7 @@ var classes = map[string]class{
 	"ReadStderr":      classUnlimited,
 	"WriteStdin":      classUnlimited,
 	"GetOOMEvent":     classUnlimited,
+	"WaitPull":        classUnlimited,
 }
 
 // deadlines is the interceptor through which all calls of a Client go.

@@ -35,3 +35,17 @@ func (c *Client) PullReport(ctx context.Context, containerID string) (*guestpull
 	}
 	return report, nil
 }
+
+// WaitPull waits for news of a container's image pull that are newer than seen, the serial of the answer before. The
+// guest answers after a while in any case: errdefs.ErrNotFound when it knows of no pull. errdefs.ErrNotImplemented: it
+// offers no progress.
+func (c *Client) WaitPull(ctx context.Context, containerID string, seen uint64) (*guestpullpb.PullProgress, error) {
+	progress, err := c.progress.WaitPull(ctx, &guestpullpb.WaitPullRequest{ContainerId: containerID, Seen: seen})
+	if errdefs.IsInvalidArgument(err) {
+		return nil, fmt.Errorf("guest offers no pull progress: %w: %w", err, errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return progress, nil
+}

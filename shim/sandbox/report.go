@@ -47,6 +47,17 @@ type ContainerReport struct {
 	Pull         []Phase  `json:"pull,omitempty"`
 	Layers       []Layer  `json:"layers,omitempty"`
 	KeyIDs       []string `json:"key_ids,omitempty"`
+	// Progress is present while the container is being created.
+	Progress *Progress `json:"progress,omitempty"`
+}
+
+// Progress is how far an image pull is; bytes count layers as they are in the registry.
+type Progress struct {
+	Phase      string `json:"phase"`
+	Layers     uint32 `json:"layers,omitempty"`
+	LayersDone uint32 `json:"layers_done,omitempty"`
+	Bytes      int64  `json:"bytes,omitempty"`
+	TotalBytes int64  `json:"total_bytes,omitempty"`
 }
 
 // Layer is one layer of a pulled image.

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/log"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	guestpullpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/bundle"
 	"github.com/coffer-project/coffer/shim/sandbox"
@@ -81,31 +82,43 @@ func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b 
 	if err != nil {
 		return err
 	}
-	if err := s.createInGuest(ctx, guest, r, b); err != nil {
+	report, err := s.createInGuest(ctx, guest, r, b)
+	if err != nil {
 		return err
 	}
 	c.guest = guest
 	s.watchOOM(guest)
-	s.notePull(ctx, guest, c, time.Since(started))
+	notePull(ctx, report, c, time.Since(started))
 	return nil
 }
 
-func (s *Service) createInGuest(ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle) error {
+// createInGuest returns what the guest reports of the image pull, nil when it reports nothing.
+func (s *Service) createInGuest(
+	ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle,
+) (*guestpullpb.PullReport, error) {
 	request, jobs, err := b.CreateRequest(ctx, bundle.Options{
 		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
 		SharedShm: true, SandboxFiles: s.pod.Files(),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := bundle.Copy(ctx, guest, jobs); err != nil {
-		return err
+		return nil, err
 	}
+	pull := s.followPull(ctx, guest, request)
 	if _, err := guest.CreateContainer(ctx, request); err != nil {
+		err = s.because(guest, err)
+		pull.end(err, nil)
 		// The guest goes on with a call that the host has given up, and a failed one may have left something.
-		return errors.Join(s.because(guest, err), s.removeFromGuest(ctx, guest, r.GetID()))
+		return nil, errors.Join(err, s.removeFromGuest(ctx, guest, r.GetID()))
 	}
-	return nil
+	report, err := guest.PullReport(ctx, r.GetID())
+	if err != nil && !errdefs.IsNotImplemented(err) {
+		log.G(ctx).WithError(err).Warn("guest gave no pull report")
+	}
+	pull.end(nil, report)
+	return report, nil
 }
 
 // removeFromGuest forgets a container in the guest; one that is not there is fine, and so is a guest that is gone.
@@ -120,11 +133,7 @@ func (s *Service) removeFromGuest(ctx context.Context, guest *agent.Client, id s
 }
 
 // notePull records how the container came to be; a guest without reports is fine.
-func (s *Service) notePull(ctx context.Context, guest *agent.Client, c *container, took time.Duration) {
-	pull, err := guest.PullReport(ctx, c.id)
-	if err != nil && !errdefs.IsNotImplemented(err) {
-		log.G(ctx).WithError(err).Warn("guest gave no pull report")
-	}
+func notePull(ctx context.Context, pull *guestpullpb.PullReport, c *container, took time.Duration) {
 	c.note(func(report *sandbox.ContainerReport) {
 		report.CreateMicros = took.Microseconds()
 		if pull != nil {

@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/log"
 
 	eventsapi "github.com/containerd/containerd/api/events"
+
+	cofferevent "github.com/coffer-project/coffer/shim/event"
 )
 
 // Topics of containerd's task events.
@@ -24,7 +26,9 @@ const (
 )
 
 func topicOf(event any) string {
-	switch event.(type) {
+	switch e := event.(type) {
+	case cofferevent.Event:
+		return e.Topic
 	case *eventsapi.TaskCreate:
 		return topicCreate
 	case *eventsapi.TaskStart:
@@ -45,6 +49,14 @@ func topicOf(event any) string {
 		return topicResumed
 	}
 	return "/unknown"
+}
+
+// payload is what is published of an event.
+func payload(event any) any {
+	if e, ok := event.(cofferevent.Event); ok {
+		return e.Encode()
+	}
+	return event
 }
 
 // outbox publishes events one after the other in the order in which they were posted. Posting never waits: containerd
@@ -105,7 +117,7 @@ func (o *outbox) run(ctx context.Context) {
 		o.pending = nil
 		o.mu.Unlock()
 		for _, event := range batch {
-			if err := o.publisher.Publish(ctx, topicOf(event), event); err != nil {
+			if err := o.publisher.Publish(ctx, topicOf(event), payload(event)); err != nil {
 				// The publisher of containerd's shim library queues what it could not deliver and tries again.
 				log.G(ctx).WithError(err).WithField("topic", topicOf(event)).Warn("event not delivered yet")
 			}

@@ -128,6 +128,16 @@ func (s *Service) process(id, execID string) (*process, error) {
 type creation struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
+	pull   *pull // nil until it begins; guarded by the service's lock
+}
+
+// noteCreation remembers the pull of a creation under way, for reports.
+func (s *Service) noteCreation(id string, p *pull) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.creations[id]; ok {
+		c.pull = p
+	}
 }
 
 // errAbandoned is the cause of a creation that a Delete of the same id gave up.
@@ -241,6 +251,11 @@ func (s *Service) Reports() map[string]sandbox.ContainerReport {
 	s.mu.Lock()
 	for _, past := range s.past {
 		reports[past.id] = past.report
+	}
+	for id, c := range s.creations {
+		if c.pull != nil {
+			reports[id] = c.pull.reported()
+		}
 	}
 	s.mu.Unlock()
 	for _, c := range s.all() {

@@ -74,6 +74,7 @@ func New(tb testing.TB, opts ...Option) *Guest {
 	healthpb.RegisterHealthService(server, healthService{})
 	if !c.stock {
 		guestpullpb.RegisterDiagnosticsService(server, g.service)
+		guestpullpb.RegisterProgressService(server, g.service)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan struct{})

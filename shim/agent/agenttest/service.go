@@ -16,7 +16,7 @@ import (
 
 // implemented lists the methods of service and of the other services; all others answer "unimplemented".
 var implemented = map[string]bool{
-	"Check": true, "Version": true, "GetBootReport": true, "GetPullReport": true,
+	"Check": true, "Version": true, "GetBootReport": true, "GetPullReport": true, "WaitPull": true,
 	"CreateSandbox": true, "DestroySandbox": true, "GetGuestDetails": true, "GetOOMEvent": true, "SetPolicy": true,
 	"SetGuestDateTime": true, "ReseedRandomDev": true, "UpdateInterface": true, "UpdateRoutes": true, "AddARPNeighbors": true,
 	"CopyFile": true, "CreateContainer": true, "StartContainer": true, "RemoveContainer": true, "UpdateContainer": true,
@@ -37,6 +37,7 @@ type service struct {
 	life   context.Context // ends with the fake, so that no call outlives it
 	cancel context.CancelFunc
 	oom    chan string
+	pulls  chan *guestpullpb.PullProgress
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -46,7 +47,7 @@ type service struct {
 func newService() *service {
 	life, cancel := context.WithCancel(context.Background())
 	return &service{
-		life: life, cancel: cancel, oom: make(chan string, 16),
+		life: life, cancel: cancel, oom: make(chan string, 16), pulls: make(chan *guestpullpb.PullProgress),
 		containers: make(map[string]*container), files: make(map[string][]byte),
 	}
 }
@@ -55,6 +56,16 @@ func (s *service) close() { s.cancel() }
 
 // OOM lets the guest report a container's loss of a process to the kernel's OOM killer.
 func (g *Guest) OOM(containerID string) { g.service.oom <- containerID }
+
+// Progress answers the next question for news of a pull, once there is one or ctx ends.
+func (g *Guest) Progress(ctx context.Context, news *guestpullpb.PullProgress) error {
+	select {
+	case g.service.pulls <- news:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // Process returns a process to steer; execID is empty for the container's first. ErrNotFound before it was created.
 func (g *Guest) Process(containerID, execID string) (*Process, error) {
@@ -258,6 +269,17 @@ func (s *service) GetPullReport(_ context.Context, req *guestpullpb.GetPullRepor
 		return nil, err
 	}
 	return &guestpullpb.PullReport{Reference: "example.com/app:1"}, nil
+}
+
+func (s *service) WaitPull(ctx context.Context, _ *guestpullpb.WaitPullRequest) (*guestpullpb.PullProgress, error) {
+	ctx, stop := s.bound(ctx)
+	defer stop()
+	select {
+	case news := <-s.pulls:
+		return news, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // bound ends a call with the fake itself.
