@@ -60,6 +60,8 @@ type Guest struct {
 	RequestTimeout Duration `toml:"request_timeout"`
 	// ConsoleLines is how many of the console's last lines are kept for error messages.
 	ConsoleLines int `toml:"console_lines"`
+	// ShowConsole lets cofferctl show the guest's console.
+	ShowConsole bool `toml:"show_console"`
 	// LogLevel is the agent's.
 	LogLevel Level `toml:"log_level"`
 }

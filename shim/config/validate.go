@@ -17,6 +17,7 @@ const (
 	maxVCPUs        = 1024
 	maxConsoleLines = 10000
 	maxParamBytes   = 1024 // all kernel_params together; the kernel's whole line is 2048
+	maxStateDir     = 78   // a unix socket's path has 107 bytes, and <16 digits>/status.sock follows
 )
 
 // Validate returns all faults, joined, each naming its key; errdefs.IsInvalidArgument holds for the result.
@@ -55,6 +56,9 @@ func (c *Config) validatePaths(fault faultFunc) {
 		case strings.ContainsAny(p.path, ",\n\x00"):
 			fault(p.key, "%q has a comma or a line break", p.path)
 		}
+	}
+	if len(c.StateDir) > maxStateDir {
+		fault("state_dir", "has %d bytes, and with more than %d the sockets below it have no place", len(c.StateDir), maxStateDir)
 	}
 	if h.Firmware != "" {
 		fault("hypervisor.firmware", "is not supported yet: leave it empty, the kernel is booted directly")

@@ -61,7 +61,9 @@ func (p *Pod) prepare(request Request) error {
 	p.undo.push("remove state directory", func(context.Context) error { return os.RemoveAll(dir) })
 	record := &Record{
 		ID: request.ID, Namespace: request.Namespace, Bundle: request.Bundle, NetNS: request.NetNS, CreatedAt: time.Now(),
+		ShimPID: os.Getpid(),
 	}
+	record.PodNamespace, record.PodName = podName(request.Config)
 	if err := record.write(dir); err != nil {
 		return err
 	}
@@ -73,6 +75,7 @@ func (p *Pod) prepare(request Request) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.config, p.pod, p.stateDir = conf, pod, dir
+	p.serveStatus(dir)
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/config"
+	cofferevent "github.com/coffer-project/coffer/shim/event"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/vm"
 )
@@ -33,6 +34,8 @@ type Members interface {
 	End(ctx context.Context)
 	// Reports tells about each container; see ContainerReport.
 	Reports() map[string]ContainerReport
+	// Publish hands an event to containerd, in order and without waiting.
+	Publish(e cofferevent.Event)
 	// Metrics asks the guest for the figures of the containers that run.
 	Metrics(ctx context.Context) []*cgroupstats.Metrics
 }

@@ -33,6 +33,20 @@ func namespaces(config *cri.PodSandboxConfig) *cri.NamespaceOption {
 	return config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 }
 
+// Annotations of containerd's CRI plugin that name the pod where nothing else does.
+const (
+	annotationPodName      = "io.kubernetes.cri.sandbox-name"
+	annotationPodNamespace = "io.kubernetes.cri.sandbox-namespace"
+)
+
+// podName is how Kubernetes calls the pod; empty outside it.
+func podName(config *cri.PodSandboxConfig) (namespace, name string) {
+	if meta := config.GetMetadata(); meta.GetName() != "" {
+		return meta.GetNamespace(), meta.GetName()
+	}
+	return config.GetAnnotations()[annotationPodNamespace], config.GetAnnotations()[annotationPodName]
+}
+
 // checkPodConfig refuses what a VM cannot give a pod; handing out something else instead would be a surprise.
 func checkPodConfig(config *cri.PodSandboxConfig) error {
 	options := namespaces(config)

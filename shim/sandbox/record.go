@@ -26,6 +26,11 @@ type Record struct {
 	Bundle    string    `json:"bundle"`
 	NetNS     string    `json:"netns,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
+	// PodName and PodNamespace are Kubernetes' names, empty outside it. ShimPID is the process that made the pod. All
+	// three are for people.
+	PodName      string `json:"pod_name,omitempty"`
+	PodNamespace string `json:"pod_namespace,omitempty"`
+	ShimPID      int    `json:"shim_pid,omitempty"`
 }
 
 func (r *Record) write(dir string) error {

@@ -28,6 +28,7 @@ func (p *Pod) Start(ctx context.Context) error {
 	if err := p.move(ctx, eventStart); err != nil {
 		return err
 	}
+	started := time.Now()
 	bootCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p.setInterrupt(cancel)
@@ -42,6 +43,7 @@ func (p *Pod) Start(ctx context.Context) error {
 		return err
 	}
 	go p.watch(p.instance, p.guest.Done())
+	p.publishStart(time.Since(started))
 	log.G(ctx).WithFields(p.report.logFields()).WithField("sandbox", p.ID()).WithField("pid", p.PID()).Info("pod is running")
 	return nil
 }

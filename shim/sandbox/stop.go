@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	cofferevent "github.com/coffer-project/coffer/shim/event"
 	"github.com/coffer-project/coffer/shim/vm"
 )
 
@@ -37,8 +38,12 @@ func (p *Pod) Stop(ctx context.Context) error {
 		return nil
 	}
 	p.setExit(Exit{At: time.Now()})
+	ran := p.State() == StateRunning
 	if err := p.move(ctx, eventStop); err != nil {
 		return err
+	}
+	if ran {
+		p.publishEnd(cofferevent.PodStopped, nil)
 	}
 	return p.release(ctx)
 }
@@ -48,6 +53,7 @@ func (p *Pod) Stop(ctx context.Context) error {
 func (p *Pod) fail(ctx context.Context, cause error) error {
 	p.setExit(Exit{At: time.Now(), Status: exitDied, Err: cause})
 	log.G(ctx).WithError(cause).WithField("sandbox", p.ID()).Error("pod failed")
+	p.publishEnd(cofferevent.PodFailed, cause)
 	return errors.Join(cause, p.move(ctx, eventFailed), p.release(ctx))
 }
 
@@ -111,6 +117,7 @@ func (p *Pod) watch(instance vm.Instance, lost <-chan struct{}) {
 		log.G(ctx).WithError(err).Error("pod refused to die")
 		return
 	}
+	p.publishEnd(cofferevent.PodStopped, cause)
 	p.goneOnce.Do(func() { close(p.gone) })
 	// release logs its own failure; the pod is Invalid then and the next stop tries again.
 	_ = p.release(ctx)

@@ -18,6 +18,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/coffer-project/coffer/shim/agent"
+	cofferevent "github.com/coffer-project/coffer/shim/event"
 	"github.com/coffer-project/coffer/shim/sandbox"
 )
 
@@ -203,6 +204,9 @@ func (s *Service) remove(c *container) bool {
 	s.past = s.past[max(0, len(s.past)-keptReports):]
 	return true
 }
+
+// Publish implements sandbox.Members.
+func (s *Service) Publish(e cofferevent.Event) { s.outbox.post(e) }
 
 func (s *Service) reportOOM(id string) {
 	s.outbox.post(&eventsapi.TaskOOM{ContainerID: id})

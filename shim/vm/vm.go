@@ -45,6 +45,11 @@ type Instance interface {
 	// Console returns the last lines that the guest wrote to its console, oldest first.
 	Console() []string
 
+	// ConsoleFrom returns the console's lines from number from on, counted from 0 at the VM's start, or from the oldest
+	// kept one if that is later, and the number after the last. Without any it waits until the guest writes one, and
+	// fails with ctx's error or, once the console is at its end, with io.EOF.
+	ConsoleFrom(ctx context.Context, from uint64) (lines []string, next uint64, err error)
+
 	// Stop ends the VM: an orderly request first, by force when ctx ends or after the driver's grace period.
 	// It returns once everything the VM held is released, is idempotent, and is legal in every state.
 	Stop(ctx context.Context) error

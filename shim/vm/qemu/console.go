@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"regexp"
@@ -20,9 +21,12 @@ type lines struct {
 	// each is called for every line, before it is kept; nil for nothing.
 	each func(line string)
 
-	mu   sync.Mutex
-	ring []string
-	next int // where the next line goes once the ring is full
+	mu    sync.Mutex
+	ring  []string
+	next  int           // where the next line goes once the ring is full
+	count uint64        // of all lines ever
+	ended bool          // no line can come any more
+	news  chan struct{} // closed when a line comes or the text ends; nil while nobody waits
 }
 
 // readFrom takes lines until the text ends.
@@ -50,6 +54,8 @@ func (l *lines) add(raw string) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.count++
+	l.wake()
 	if len(l.ring) < l.keep {
 		l.ring = append(l.ring, line)
 		return
@@ -58,12 +64,60 @@ func (l *lines) add(raw string) {
 	l.next = (l.next + 1) % l.keep
 }
 
+// end says that no line can come any more.
+func (l *lines) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	l.wake()
+}
+
+// wake lets those who wait look again. The lock is held.
+func (l *lines) wake() {
+	if l.news != nil {
+		close(l.news)
+		l.news = nil
+	}
+}
+
+// from is vm.Instance's ConsoleFrom.
+func (l *lines) from(ctx context.Context, from uint64) ([]string, uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.count <= from {
+		if l.ended {
+			return nil, l.count, io.EOF
+		}
+		if l.news == nil {
+			l.news = make(chan struct{})
+		}
+		news := l.news
+		l.mu.Unlock()
+		select {
+		case <-news:
+		case <-ctx.Done():
+		}
+		l.mu.Lock()
+		if ctx.Err() != nil && l.count <= from {
+			return nil, l.count, ctx.Err()
+		}
+	}
+	kept := l.kept()
+	fresh := min(l.count-from, uint64(len(kept)))
+	return kept[uint64(len(kept))-fresh:], l.count, nil
+}
+
 // last returns at most n lines, oldest first.
 func (l *lines) last(n int) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := append(append(make([]string, 0, len(l.ring)), l.ring[l.next:]...), l.ring[:l.next]...)
+	all := l.kept()
 	return all[max(0, len(all)-n):]
+}
+
+// kept are the lines that there still are, oldest first. The lock is held.
+func (l *lines) kept() []string {
+	return append(append(make([]string, 0, len(l.ring)), l.ring[l.next:]...), l.ring[:l.next]...)
 }
 
 // noise is what a kernel prints of its registers and stack: the reason of a panic stands before it, and a message has no

@@ -1,7 +1,10 @@
 package qemu
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -81,4 +84,35 @@ func FuzzLines(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestConsoleFrom(t *testing.T) {
+	l := &lines{keep: 3}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := l.from(ctx, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the first line: %v", err)
+	}
+	for i := range 5 {
+		l.add(fmt.Sprint("line ", i))
+	}
+	for from, want := range map[uint64]string{0: "line 2,line 3,line 4", 3: "line 3,line 4", 4: "line 4"} {
+		got, next, err := l.from(ctx, from)
+		if err != nil || next != 5 || strings.Join(got, ",") != want {
+			t.Errorf("from %d: %q, next %d, %v; want %s", from, got, next, err, want)
+		}
+	}
+	got := make(chan []string)
+	go func() {
+		fresh, _, _ := l.from(t.Context(), 5)
+		got <- fresh
+	}()
+	l.add("late")
+	if fresh := <-got; len(fresh) != 1 || fresh[0] != "late" {
+		t.Errorf("waited for %q", fresh)
+	}
+	l.end()
+	if _, _, err := l.from(t.Context(), 6); !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %v", err)
+	}
 }

@@ -222,6 +222,7 @@ func (i *Instance) finish(exit vm.Exit) {
 		return
 	}
 	i.state, i.exit = stateEnded, exit
+	i.console.end()
 	close(i.done)
 }
 
@@ -306,6 +307,11 @@ func (i *Instance) Exit() vm.Exit {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.exit
+}
+
+// ConsoleFrom implements vm.Instance.
+func (i *Instance) ConsoleFrom(ctx context.Context, from uint64) ([]string, uint64, error) {
+	return i.console.from(ctx, from)
 }
 
 // Console implements vm.Instance.

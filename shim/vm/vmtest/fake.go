@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (vm.Instance, error)
 	i := &Instance{
 		Config: config, driver: d, console: []string{},
 		listeners: map[uint32]*listener{}, changed: make(chan struct{}), done: make(chan struct{}),
+		printed: make(chan struct{}),
 	}
 	if d.NewErr != nil {
 		i.closeTaps() // New owns them from the call on, also when it fails
@@ -92,6 +94,7 @@ type Instance struct {
 	ended     bool
 	exit      vm.Exit
 	console   []string
+	printed   chan struct{} // closed and replaced when the console grows
 	listeners map[uint32]*listener
 	changed   chan struct{} // closed and replaced when a listener comes or goes
 }
@@ -181,6 +184,28 @@ func (i *Instance) Console() []string {
 	return append([]string(nil), i.console...)
 }
 
+// ConsoleFrom implements vm.Instance.
+func (i *Instance) ConsoleFrom(ctx context.Context, from uint64) ([]string, uint64, error) {
+	for {
+		i.mu.Lock()
+		count, ended, printed := uint64(len(i.console)), i.ended, i.printed
+		lines := append([]string(nil), i.console[min(from, count):]...)
+		i.mu.Unlock()
+		switch {
+		case len(lines) > 0:
+			return lines, count, nil
+		case ended:
+			return nil, count, io.EOF
+		}
+		select {
+		case <-printed:
+		case <-i.done:
+		case <-ctx.Done():
+			return nil, count, ctx.Err()
+		}
+	}
+}
+
 // Stop implements vm.Instance.
 func (i *Instance) Stop(context.Context) error {
 	i.end(vm.Exit{Requested: true})
@@ -192,6 +217,8 @@ func (i *Instance) Print(line string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.console = append(i.console, line)
+	close(i.printed)
+	i.printed = make(chan struct{})
 }
 
 // Crash ends the VM as if by itself.
