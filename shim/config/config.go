@@ -37,6 +37,10 @@ type Hypervisor struct {
 	MaxVCPUs         uint32 `toml:"max_vcpus"`
 	DefaultMemoryMiB uint32 `toml:"default_memory_mib"`
 	MaxMemoryMiB     uint32 `toml:"max_memory_mib"`
+	// SizeFromLimits adds to the defaults what the pod's containers may use; see Demand.
+	SizeFromLimits bool `toml:"size_from_limits"`
+	// EnableAnnotations names the annotations below io.katacontainers.config.hypervisor. that may replace the defaults.
+	EnableAnnotations []string `toml:"enable_annotations"`
 
 	// Kernel and Initrd are the guest image; KernelParams are appended to the driver's own command line.
 	Kernel       string   `toml:"kernel"`
@@ -92,20 +96,22 @@ func Default() *Config {
 		StateDir: "/run/coffer",
 		LogLevel: LevelInfo,
 		Hypervisor: Hypervisor{
-			Path:             "/usr/bin/qemu-system-x86_64",
-			Accelerator:      AcceleratorAuto,
-			ProbeTimeout:     Duration{15 * time.Second},
-			Machine:          "q35",
-			DefaultVCPUs:     1,
-			MaxVCPUs:         32,
-			DefaultMemoryMiB: 2048,
-			MaxMemoryMiB:     65536,
-			Kernel:           "/usr/share/coffer/guest/vmlinux",
-			Initrd:           "/usr/share/coffer/guest/initrd.cpio",
-			KernelParams:     []string{},
-			Seccomp:          true,
-			Transport:        TransportAuto,
-			ShutdownGrace:    Duration{3 * time.Second},
+			Path:              "/usr/bin/qemu-system-x86_64",
+			Accelerator:       AcceleratorAuto,
+			ProbeTimeout:      Duration{15 * time.Second},
+			Machine:           "q35",
+			DefaultVCPUs:      1,
+			MaxVCPUs:          32,
+			DefaultMemoryMiB:  2048,
+			MaxMemoryMiB:      65536,
+			SizeFromLimits:    true,
+			EnableAnnotations: []string{nameVCPUs, nameMemory},
+			Kernel:            "/usr/share/coffer/guest/vmlinux",
+			Initrd:            "/usr/share/coffer/guest/initrd.cpio",
+			KernelParams:      []string{},
+			Seccomp:           true,
+			Transport:         TransportAuto,
+			ShutdownGrace:     Duration{3 * time.Second},
 		},
 		Guest: Guest{
 			BootTimeout:    Duration{60 * time.Second},

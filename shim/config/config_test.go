@@ -127,6 +127,7 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		"console lines":    {func(c *Config) { c.Guest.ConsoleLines = 0 }, "console_lines"},
 		"probe timeout":    {func(c *Config) { c.Hypervisor.ProbeTimeout.Duration = 0 }, "probe_timeout"},
 		"boot timeout":     {func(c *Config) { c.Guest.BootTimeout.Duration = 1 }, "boot_timeout"},
+		"annotation name":  {func(c *Config) { c.Hypervisor.EnableAnnotations = []string{"kernel"} }, "enable_annotations"},
 		"empty transport":  {func(c *Config) { c.Hypervisor.Transport = "" }, "hypervisor.transport"},
 	}
 	for name, tc := range cases {
@@ -172,7 +173,7 @@ func TestPodAnnotations(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			config := Default()
 			config.Initdata.AllowAnnotation = !tc.closed
-			got, err := config.Pod(tc.annotations)
+			got, err := config.Pod(tc.annotations, Demand{})
 			if tc.wantErr == "" && err != nil || got != tc.want {
 				t.Fatalf("got %+v, %v", got, err)
 			}

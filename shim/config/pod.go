@@ -14,11 +14,19 @@ import (
 // refused: a pod that asks for something and does not get it must not start.
 const AnnotationPrefix = "io.katacontainers.config."
 
+const hypervisorPrefix = AnnotationPrefix + "hypervisor."
+
 // The annotations that a pod may carry.
 const (
-	AnnotationVCPUs    = AnnotationPrefix + "hypervisor.default_vcpus"
-	AnnotationMemory   = AnnotationPrefix + "hypervisor.default_memory"
-	AnnotationInitdata = AnnotationPrefix + "hypervisor.cc_init_data"
+	AnnotationVCPUs    = hypervisorPrefix + nameVCPUs
+	AnnotationMemory   = hypervisorPrefix + nameMemory
+	AnnotationInitdata = hypervisorPrefix + "cc_init_data"
+)
+
+// The names by which enable_annotations allows annotations.
+const (
+	nameVCPUs  = "default_vcpus"
+	nameMemory = "default_memory"
 )
 
 // Pod is what one pod gets after its annotations were heard.
@@ -29,10 +37,14 @@ type Pod struct {
 	InitdataAnnotation string
 }
 
-// Pod applies the annotations of a pod. It fails with errdefs.ErrInvalidArgument, naming the annotation, when one
-// is malformed, beyond the file's limits, or begins with AnnotationPrefix and is not known.
-func (c *Config) Pod(annotations map[string]string) (Pod, error) {
+// Pod applies the annotations of a pod, and sizes its VM by them and by what its containers may use. It fails with
+// errdefs.ErrInvalidArgument, naming the annotation, when one is malformed, not allowed, beyond the file's limits, or
+// begins with AnnotationPrefix and is not known, and when the pod needs more than those limits.
+func (c *Config) Pod(annotations map[string]string, demand Demand) (Pod, error) {
 	pod := Pod{VCPUs: c.Hypervisor.DefaultVCPUs, MemoryMiB: c.Hypervisor.DefaultMemoryMiB}
+	if c.Hypervisor.SizeFromLimits {
+		pod.MemoryMiB = max(pod.MemoryMiB, mebibytes(demand.OverheadBytes))
+	}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		if !strings.HasPrefix(key, AnnotationPrefix) {
 			continue
@@ -40,9 +52,9 @@ func (c *Config) Pod(annotations map[string]string) (Pod, error) {
 		value, err := annotations[key], error(nil)
 		switch key {
 		case AnnotationVCPUs:
-			pod.VCPUs, err = parseBounded(value, 1, c.Hypervisor.MaxVCPUs)
+			pod.VCPUs, err = c.sizeAnnotation(key, value, 1, c.Hypervisor.MaxVCPUs)
 		case AnnotationMemory:
-			pod.MemoryMiB, err = parseBounded(value, minMemoryMiB, c.Hypervisor.MaxMemoryMiB)
+			pod.MemoryMiB, err = c.sizeAnnotation(key, value, minMemoryMiB, c.Hypervisor.MaxMemoryMiB)
 		case AnnotationInitdata:
 			pod.InitdataAnnotation, err = value, c.checkInitdata(value)
 		default:
@@ -52,7 +64,18 @@ func (c *Config) Pod(annotations map[string]string) (Pod, error) {
 			return Pod{}, fmt.Errorf("pod annotation %s: %w", key, err)
 		}
 	}
-	return pod, nil
+	if !c.Hypervisor.SizeFromLimits {
+		return pod, nil
+	}
+	return c.Hypervisor.size(pod, demand)
+}
+
+// sizeAnnotation reads an annotation that changes the size of the VM.
+func (c *Config) sizeAnnotation(key, value string, low, high uint32) (uint32, error) {
+	if name := strings.TrimPrefix(key, hypervisorPrefix); !slices.Contains(c.Hypervisor.EnableAnnotations, name) {
+		return 0, fmt.Errorf("%w: the node's administrator does not allow it (hypervisor.enable_annotations)", errdefs.ErrInvalidArgument)
+	}
+	return parseBounded(value, low, high)
 }
 
 func (c *Config) checkInitdata(value string) error {

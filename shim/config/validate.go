@@ -92,6 +92,11 @@ func (c *Config) validateMachine(fault faultFunc) {
 		fault("hypervisor.default_memory_mib", "%d is not between %d and max_memory_mib (%d)",
 			h.DefaultMemoryMiB, minMemoryMiB, h.MaxMemoryMiB)
 	}
+	for _, name := range h.EnableAnnotations {
+		if name != nameVCPUs && name != nameMemory {
+			fault("hypervisor.enable_annotations", "%q is neither %s nor %s", name, nameVCPUs, nameMemory)
+		}
+	}
 	total := 0
 	for _, p := range h.KernelParams {
 		total += len(p) + 1

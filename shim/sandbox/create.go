@@ -45,7 +45,8 @@ func (p *Pod) prepare(request Request) error {
 	if err != nil {
 		return err
 	}
-	pod, err := conf.Pod(request.Config.GetAnnotations())
+	linux := request.Config.GetLinux()
+	pod, err := conf.Pod(request.Config.GetAnnotations(), DemandOf(linux.GetOverhead(), linux.GetResources()))
 	if err != nil {
 		return err
 	}

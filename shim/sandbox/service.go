@@ -182,11 +182,6 @@ func (s *Service) SandboxMetrics(ctx context.Context, r *sandboxapi.SandboxMetri
 	}, nil
 }
 
-// UpdateSandbox is not offered: a running VM is not resized.
-func (s *Service) UpdateSandbox(context.Context, *sandboxapi.UpdateSandboxRequest) (*sandboxapi.UpdateSandboxResponse, error) {
-	return nil, fmt.Errorf("update of a running pod: %w", errdefs.ErrNotImplemented)
-}
-
 // namespaceOf is containerd's namespace of a request, empty when it has none.
 func namespaceOf(ctx context.Context) string {
 	namespace, _ := ctrdnamespaces.Namespace(ctx)

@@ -74,6 +74,9 @@ func podConfigOf(b *bundle.Bundle, made kind) (*cri.PodSandboxConfig, error) {
 	var spec struct {
 		Hostname string        `json:"hostname"`
 		Mounts   []specs.Mount `json:"mounts"`
+		Linux    struct {
+			Resources *specs.LinuxResources `json:"resources"`
+		} `json:"linux"`
 	}
 	raw, err := readBounded(filepath.Join(b.Path(), "config.json"))
 	if err != nil {
@@ -92,6 +95,14 @@ func podConfigOf(b *bundle.Bundle, made kind) (*cri.PodSandboxConfig, error) {
 	config.Linux = &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
 		NamespaceOptions: &cri.NamespaceOption{Pid: pid},
 	}}
+	if made == kindPause {
+		config.Linux.Resources, err = podResources(b.Annotations())
+		if err != nil {
+			return nil, err
+		}
+	} else if limits := spec.Linux.Resources; limits != nil {
+		config.Linux.Resources = containerResources(limits)
+	}
 	for _, mount := range spec.Mounts {
 		if mount.Destination != "/etc/resolv.conf" {
 			continue

@@ -12,9 +12,11 @@ import (
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/shim/bundle"
+	"github.com/coffer-project/coffer/shim/sandbox"
 )
 
-// Update changes a container's limits. The VM keeps its size, and so do the limits of the container that stands for it.
+// Update changes a container's limits. The VM keeps its size, so that limits beyond it are refused with
+// errdefs.ErrFailedPrecondition, and so do the limits of the container that stands for it.
 func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
 	c, err := s.container(r.GetID())
 	if err != nil {
@@ -26,6 +28,9 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	var limits specs.LinuxResources
 	if err := json.Unmarshal(r.GetResources().GetValue(), &limits); err != nil {
 		return nil, fmt.Errorf("update container %s: decode resources: %w: %w", c.id, err, errdefs.ErrInvalidArgument)
+	}
+	if err := s.pod.Holds(sandbox.DemandOf(nil, containerResources(&limits))); err != nil {
+		return nil, fmt.Errorf("update container %s: %w", c.id, err)
 	}
 	resources, err := bundle.Resources(ctx, &limits)
 	if err != nil {
