@@ -2,7 +2,7 @@
 // nothing else. It never fetches, decrypts or unpacks a layer that a guest is to pull, and it opens no connection to a
 // registry (a test proves it from the import graph).
 //
-// # Two modes
+// # Two halves
 //
 // Every snapshot is in one of two modes, told apart by a label of our own (LabelMode):
 //
@@ -22,6 +22,31 @@
 //	no reference at all                        -> as configured (without_reference), by default reference-only
 //
 // So all layers of an image are skipped or none is fetched twice: once one layer is reference-only, all above it are.
+//
+// # Node-default mode
+//
+// Whoever pulls often does not say for which runtime: the kubelet does not, so that containerd unpacks everything with its
+// default snapshotter. For that place the program has a second snapshotter (NodeDefault), under a name and with a state
+// of its own. It decides image by image, from manifest and configuration in containerd's content store, which are there
+// before the first layer is prepared:
+//
+//	an encrypted layer, LabelGuestOnly, or a pattern of the admin's  -> reference-only, no layer is fetched
+//	anything else                                                    -> overlay
+//
+// Nothing else is done with the reference-only layers of this snapshotter. A container of Coffer's handler does not stand
+// on them: its handler names the first snapshotter, in which containerd then makes all layers of the image anew, as
+// references, whether the host has unpacked it or not. So the same image runs in both worlds, and a guest never sees a
+// file that the host unpacked. And whoever asks here for a root file system on a reference-only layer is a runtime of the
+// host: it gets an error that says what to do, at the creation of the container.
+//
+// One snapshotter for both was the other way. It cannot tell who asks: a container's snapshot is prepared before
+// containerd records the container, with no label. One mount would have to serve runc and the shim, an error could come
+// only when a container starts, and containers of guests would hold on to layers that images of the host need, as follows.
+//
+// containerd asks for a layer once, whatever image it belongs to. Where an image for guests came first, an image for the
+// host with the same lower layers would lie on a hole. Its pull fails with errdefs.ErrUnavailable, and meanwhile
+// containerd is made to forget the layers in the way (Forgetter), so that the next try, the kubelet's or the user's, has
+// them fetched. Nothing stands on them, so they can always go.
 //
 // # Layers without a reference
 //

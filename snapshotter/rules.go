@@ -28,7 +28,7 @@ func NewRules(passthrough []string, withoutReference Mode) (Rules, error) {
 	var faults []error
 	for _, p := range passthrough {
 		if p == "" || strings.ContainsFunc(p, func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) }) {
-			faults = append(faults, fmt.Errorf("passthrough pattern %q is empty or holds white space, so it can match no image reference: %w", p, errdefs.ErrInvalidArgument))
+			faults = append(faults, fmt.Errorf("pattern %q is empty or holds white space, so it can match no image reference: %w", p, errdefs.ErrInvalidArgument))
 			continue
 		}
 		expr := strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(regexp.QuoteMeta(p))

@@ -33,10 +33,12 @@ type Snapshotter struct {
 	meta     MetaStore
 	overlay  snapshots.Snapshotter
 	records  records
-	rules    Rules
+	decide   decision
 	platform string
 	// images may be nil: then nothing is known of any image but what its snapshots say.
 	images Images
+	// release lets go of what decide needs.
+	release func() error
 	// empty is the directory that every reference-only mount binds. Nothing is ever in it.
 	empty string
 
@@ -49,8 +51,12 @@ var (
 	_ snapshots.Cleaner     = (*Snapshotter)(nil)
 )
 
+// decision gives the mode of a new snapshot. parent and below, its mode, are empty where there is none.
+type decision func(ctx context.Context, labels map[string]string, parent string, below Mode) (Mode, error)
+
 type options struct {
-	rules    Rules
+	decide   decision
+	release  func() error
 	platform string
 	images   Images
 	overlay  []overlay.Opt
@@ -61,7 +67,19 @@ type options struct {
 type Opt func(*options)
 
 // WithRules says which images pass through to the host; by default none does.
-func WithRules(r Rules) Opt { return func(o *options) { o.rules = r } }
+func WithRules(r Rules) Opt {
+	return func(o *options) {
+		o.decide = func(_ context.Context, labels map[string]string, _ string, below Mode) (Mode, error) {
+			return r.decide(labels, below)
+		}
+	}
+}
+
+// WithNodeDefault makes it a snapshotter for containerd's default, which decides image by image. It replaces WithRules.
+// n is closed with the snapshotter, and also when New fails.
+func WithNodeDefault(n *NodeDefault) Opt {
+	return func(o *options) { o.decide, o.release = n.decide, n.Close }
+}
 
 // WithPlatform sets the platform that guests are told to pull, such as linux/amd64; by default this machine's.
 func WithPlatform(platform string) Opt { return func(o *options) { o.platform = platform } }
@@ -74,12 +92,17 @@ func WithOverlayOptions(mountOptions []string) Opt {
 // New opens the state below root, makes what is missing, rebuilds the overlay snapshots when the database was lost, and
 // removes directories that no record names. Close must be called.
 func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr error) {
-	o := options{platform: platforms.Format(platforms.DefaultSpec()), rules: Rules{withoutReference: ModeReference}, meta: openMetaStore}
+	o := options{platform: platforms.Format(platforms.DefaultSpec()), meta: openMetaStore, release: func() error { return nil }}
+	WithRules(Rules{withoutReference: ModeReference})(&o)
 	for _, opt := range opts {
 		opt(&o)
 	}
 	defer func() {
-		if retErr != nil && o.images != nil {
+		if retErr == nil {
+			return
+		}
+		retErr = errors.Join(retErr, o.release())
+		if o.images != nil {
 			retErr = errors.Join(retErr, o.images.Close())
 		}
 	}()
@@ -88,7 +111,8 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 	}
 	s := &Snapshotter{
 		records:  records{dir: filepath.Join(root, "snapshots")},
-		rules:    o.rules,
+		decide:   o.decide,
+		release:  o.release,
 		platform: o.platform,
 		images:   o.images,
 		empty:    filepath.Join(root, "empty"),
@@ -237,7 +261,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		}
 		below = modeOf(info)
 	}
-	mode, err := s.rules.decide(given.Labels, below)
+	mode, err := s.decide(ctx, given.Labels, parent, below)
 	if err != nil {
 		return nil, fmt.Errorf("prepare snapshot %s: %w", key, err)
 	}
@@ -293,10 +317,10 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	return s.overlay.(snapshots.Cleaner).Cleanup(ctx)
 }
 
-// Close closes the database and what WithImages gave. It may be called twice.
+// Close closes the database, and what WithImages and WithNodeDefault gave. It may be called twice.
 func (s *Snapshotter) Close() error {
 	s.closing.Do(func() {
-		s.closed = s.meta.Close()
+		s.closed = errors.Join(s.meta.Close(), s.release())
 		if s.images != nil {
 			s.closed = errors.Join(s.closed, s.images.Close())
 		}

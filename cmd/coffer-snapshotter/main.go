@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coffer-project/coffer/snapshotter"
 	"github.com/coffer-project/coffer/snapshotter/config"
@@ -80,19 +82,40 @@ func run(ctx context.Context, args cli.Args, path string) (retErr error) {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, sn.Close()) }()
-	return serve(ctx, conf.Address, sn)
+	served := map[string]*snapshotter.Snapshotter{conf.Address: sn}
+	second, err := conf.OpenNodeDefault(ctx)
+	if err != nil {
+		return fmt.Errorf("node_default: %w", err)
+	}
+	if second != nil {
+		defer func() { retErr = errors.Join(retErr, second.Close()) }()
+		served[conf.NodeDefault.Address] = second
+	}
+	return serve(ctx, served)
 }
 
-func serve(ctx context.Context, address string, sn *snapshotter.Snapshotter) error {
-	l, err := server.Listen(ctx, address)
-	if err != nil {
-		return err
+// serve answers on every address until ctx ends or one of them fails.
+func serve(ctx context.Context, snapshotters map[string]*snapshotter.Snapshotter) error {
+	listeners := map[string]net.Listener{}
+	for address := range snapshotters {
+		l, err := server.Listen(ctx, address)
+		if err != nil {
+			for _, other := range listeners {
+				err = errors.Join(err, other.Close())
+			}
+			return err
+		}
+		listeners[address] = l
 	}
 	context.AfterFunc(ctx, func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) })
-	// The socket accepts already; what comes before Serve waits in its backlog.
+	// The sockets accept already; what comes before Serve waits in their backlogs.
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.G(ctx).WithError(err).Warn("systemd was not told that the service is ready")
 	}
-	log.G(ctx).WithField("path", address).Info("serving snapshots")
-	return server.Serve(ctx, l, sn)
+	group, ctx := errgroup.WithContext(ctx)
+	for address, l := range listeners {
+		log.G(ctx).WithField("path", address).Info("serving snapshots")
+		group.Go(func() error { return server.Serve(ctx, l, snapshotters[address]) })
+	}
+	return group.Wait()
 }

@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -31,6 +30,15 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
     root = '{{.SnapshotterRoot}}'
     enable_remote_snapshot_annotations = 'true'
 
+{{- if .NodeDefault}}
+[proxy_plugins.coffer-default]
+  type = 'snapshot'
+  address = '{{.DefaultSocket}}'
+  [proxy_plugins.coffer-default.exports]
+    root = '{{.DefaultRoot}}'
+    enable_remote_snapshot_annotations = 'true'
+{{- end}}
+
 [plugins.'io.containerd.shim.v1.manager']
   socket_dir = '{{.ShimSockets}}'
   env = ['PATH={{.Path}}']
@@ -55,6 +63,12 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
     platform = 'linux/amd64'
     snapshotter = 'coffer'
     differ = 'walking'
+{{- if .NodeDefault}}
+  [[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
+    platform = 'linux/amd64'
+    snapshotter = 'coffer-default'
+    differ = 'walking'
+{{- end}}
 
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
@@ -113,22 +127,34 @@ const cniConfig = `{
 type containerdPaths struct {
 	Root, State, Socket                string
 	SnapshotterSocket, SnapshotterRoot string
+	DefaultSocket, DefaultRoot         string
 	ShimSockets, ShimConfig            string
 	Hosts, CNIPlugins, CNIConf         string
 	Runc, Path, Pause, Snapshotter     string
-	LocalPull                          bool
+	LocalPull, NodeDefault             bool
 	// Handlers are the files of further runtime handlers, by their names.
 	Handlers map[string]string
+}
+
+func (n *Node) defaultSnapshotter() string {
+	switch {
+	case n.options.Snapshotter != "":
+		return n.options.Snapshotter
+	case n.options.NodeDefault:
+		return "coffer-default"
+	}
+	return "overlayfs"
 }
 
 func (n *Node) writeContainerdConfig() (string, error) {
 	p := containerdPaths{
 		Root: n.path("containerd"), State: n.path("run"), Socket: n.path("containerd.sock"),
 		SnapshotterSocket: n.path("snapshotter.sock"), SnapshotterRoot: n.path("snapshotter"),
+		DefaultSocket: n.path("default.sock"), DefaultRoot: n.path("snapshotter-default"), NodeDefault: n.options.NodeDefault,
 		ShimSockets: n.path("s"), ShimConfig: n.path("shim.toml"),
 		Hosts: n.path("hosts"), CNIPlugins: n.Tools.CNIPlugins, CNIConf: n.path("cni"),
 		Runc: n.Tools.Runc, Path: n.searchPath(), LocalPull: n.options.LocalPull, Pause: PauseImage,
-		Snapshotter: cmp.Or(n.options.Snapshotter, "overlayfs"),
+		Snapshotter: n.defaultSnapshotter(),
 		Handlers:    map[string]string{},
 	}
 	for name := range n.options.Handlers {

@@ -15,6 +15,10 @@ import (
 type Options struct {
 	// LocalPull makes CRI unpack by itself instead of through the transfer service.
 	LocalPull bool
+	// NodeDefault makes our second snapshotter the default one of the node, in the place of overlayfs.
+	NodeDefault bool
+	// GuestImages are patterns of images that a NodeDefault node leaves to guests.
+	GuestImages []string
 	// ShimConfig is appended to the shim's configuration file: whole TOML tables that the node does not write itself.
 	ShimConfig string
 	// Handlers are further runtime handlers of Coffer's, by their names. Each text is a drop-in that changes the
@@ -114,6 +118,13 @@ func (n *Node) path(name string) string { return filepath.Join(n.Dir, name) }
 func (n *Node) StartSnapshotter(ctx context.Context) error {
 	config := fmt.Sprintf("root = %q\naddress = %q\ncontainerd_address = %q\n",
 		n.path("snapshotter"), n.path("snapshotter.sock"), n.path("containerd.sock"))
+	if n.options.NodeDefault {
+		config += fmt.Sprintf("[node_default]\nroot = %q\naddress = %q\nguest = [", n.path("snapshotter-default"), n.path("default.sock"))
+		for _, pattern := range n.options.GuestImages {
+			config += fmt.Sprintf("%q,", pattern)
+		}
+		config += "]\n"
+	}
 	path := n.path("snapshotter.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,11 +38,12 @@ type Config struct {
 	Root    string `toml:"root"`
 	Address string `toml:"address"`
 	// ContainerdAddress is where containerd itself listens.
-	ContainerdAddress string  `toml:"containerd_address"`
-	Platform          string  `toml:"platform"`
-	Images            Images  `toml:"images"`
-	Overlay           Overlay `toml:"overlay"`
-	Log               Log     `toml:"log"`
+	ContainerdAddress string      `toml:"containerd_address"`
+	Platform          string      `toml:"platform"`
+	Images            Images      `toml:"images"`
+	NodeDefault       NodeDefault `toml:"node_default"`
+	Overlay           Overlay     `toml:"overlay"`
+	Log               Log         `toml:"log"`
 }
 
 // Images says who unpacks what.
@@ -74,8 +74,9 @@ func Default() Config {
 			Passthrough:      []string{"*/pause:*", "*/pause@*"},
 			WithoutReference: string(snapshotter.ModeReference),
 		},
-		Overlay: Overlay{MountOptions: []string{}},
-		Log:     Log{Level: "info", Format: string(log.TextFormat)},
+		NodeDefault: NodeDefault{Root: "/var/lib/coffer-snapshotter/default", Guest: []string{}},
+		Overlay:     Overlay{MountOptions: []string{}},
+		Log:         Log{Level: "info", Format: string(log.TextFormat)},
 	}
 }
 
@@ -119,22 +120,10 @@ func (c Config) Validate() error {
 	if c.Version != version {
 		fault("version", "%d is not known, this program knows %d", c.Version, version)
 	}
-	sockets := map[string]string{"address": c.Address, "containerd_address": c.ContainerdAddress}
-	paths := maps.Clone(sockets)
-	paths["root"] = c.Root
-	for key, path := range paths {
-		if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
-			fault(key, "%q is not a clean absolute path", path)
-		}
-	}
-	if strings.ContainsAny(c.Root, ",:\\") {
-		fault("root", "%q holds a comma, colon or backslash, which the kernel's overlay mount options cannot", c.Root)
-	}
-	for key, path := range sockets {
-		if len(path) > maxSocketPath {
-			fault(key, "path of %d bytes is longer than the %d that a unix socket can have", len(path), maxSocketPath)
-		}
-	}
+	checkRoot("root", c.Root, fault)
+	checkSocket("address", c.Address, fault)
+	checkSocket("containerd_address", c.ContainerdAddress, fault)
+	c.NodeDefault.validate(c, fault)
 	if c.Platform != "" {
 		if _, err := platforms.Parse(c.Platform); err != nil {
 			fault("platform", "%q is not a platform such as linux/amd64: %v", c.Platform, err)
@@ -155,6 +144,28 @@ func (c Config) Validate() error {
 		fault("log.format", "%q is neither %q nor %q", c.Log.Format, log.TextFormat, log.JSONFormat)
 	}
 	return errors.Join(faults...)
+}
+
+type faultFunc func(key, format string, args ...any)
+
+func checkPath(key, path string, fault faultFunc) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+		fault(key, "%q is not a clean absolute path", path)
+	}
+}
+
+func checkRoot(key, path string, fault faultFunc) {
+	checkPath(key, path, fault)
+	if strings.ContainsAny(path, ",:\\") {
+		fault(key, "%q holds a comma, colon or backslash, which the kernel's overlay mount options cannot", path)
+	}
+}
+
+func checkSocket(key, path string, fault faultFunc) {
+	checkPath(key, path, fault)
+	if len(path) > maxSocketPath {
+		fault(key, "path of %d bytes is longer than the %d that a unix socket can have", len(path), maxSocketPath)
+	}
 }
 
 func reservedOption(option string) bool {

@@ -71,6 +71,10 @@ spare = true
 passthrough = ["ok", "", "a b"]
 without_reference = "perhaps"
 passthru = []
+[node_default]
+address = "relative.sock"
+root = "relative-too"
+guest = ["c d"]
 [overlay]
 mount_options = ["lowerdir=/x", "a,b"]
 [log]
@@ -79,15 +83,20 @@ format = "xml"
 [unknown]
 `,
 			wantFaults: []string{
-				"version: 2", `root: "relative"`, "address: value 3", "platform: ", "spare: no such key", `passthrough pattern ""`, `passthrough pattern "a b"`,
-				"images.without_reference: ", "images.passthru: no such key", `"lowerdir=/x"`, `"a,b"`, "log.level: ", "log.format: ", "unknown: no such key",
+				"version: 2", `root: "relative"`, "address: value 3", "platform: ", "spare: no such key", `pattern ""`, `pattern "a b"`,
+				"images.without_reference: ", "images.passthru: no such key",
+				`node_default.address: "relative.sock"`, `node_default.root: "relative-too"`, "node_default.guest: pattern \"c d\"", `"lowerdir=/x"`, `"a,b"`, "log.level: ", "log.format: ", "unknown: no such key",
 			},
 		},
-		"not TOML":            {text: "root = \n", wantFaults: []string{"line 1"}},
-		"table for a value":   {text: "[root]\nx = 1\n", wantFaults: []string{"root.x: "}},
-		"value for a table":   {text: "images = 1\n", wantFaults: []string{"images: value 1"}},
-		"root is the root":    {text: "root = '/'\n", wantFaults: []string{`root: "/"`}},
-		"root with a colon":   {text: "root = '/a:b'\n", wantFaults: []string{"root: "}},
+		"not TOML":          {text: "root = \n", wantFaults: []string{"line 1"}},
+		"table for a value": {text: "[root]\nx = 1\n", wantFaults: []string{"root.x: "}},
+		"value for a table": {text: "images = 1\n", wantFaults: []string{"images: value 1"}},
+		"root is the root":  {text: "root = '/'\n", wantFaults: []string{`root: "/"`}},
+		"root with a colon": {text: "root = '/a:b'\n", wantFaults: []string{"root: "}},
+		"one state for both": {
+			text:       "[node_default]\nroot = '/var/lib/coffer-snapshotter'\naddress = '/run/coffer-snapshotter/snapshotter.sock'\n",
+			wantFaults: []string{"node_default.root: ", "node_default.address: ", "each needs its own"},
+		},
 		"address is too long": {text: "address = '/" + strings.Repeat("a", 107) + "'\n", wantFaults: []string{"address: "}},
 	}
 	for name, tc := range tests {
@@ -158,6 +167,27 @@ func TestOpen(t *testing.T) {
 	}
 	c.Images.WithoutReference = "perhaps"
 	if _, err := c.Open(t.Context()); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestOpenNodeDefault(t *testing.T) {
+	c := Default()
+	if s, err := c.OpenNodeDefault(t.Context()); s != nil || err != nil {
+		t.Fatalf("without an address: %v, %v", s, err)
+	}
+	c.NodeDefault.Root, c.NodeDefault.Address = filepath.Join(t.TempDir(), "state"), "/x"
+	s, err := c.OpenNodeDefault(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.NodeDefault.Guest = []string{""}
+	if _, err := c.OpenNodeDefault(t.Context()); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Fatalf("got %v", err)
 	}
 }

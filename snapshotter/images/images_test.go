@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -275,6 +276,25 @@ func checkAnswers(ctx context.Context, t *testing.T, client *Client, sealed, bot
 	}
 	if found, err := client.Targeting(ctx, plain.Digest); err != nil || len(found) != 1 || found[0].Name != "example.test/plain:1" {
 		t.Errorf("names of the plain image: %v, %v", found, err)
+	}
+	for name, tc := range map[string]struct {
+		manifest digest.Digest
+		want     string
+	}{
+		"of an index": {sealed.Digest, "example.test/sealed:1"}, "of a manifest": {plain.Digest, "example.test/plain:1"},
+		"none": {digest.FromString("none"), ""},
+	} {
+		if found, err := client.Names(ctx, tc.manifest); err != nil || strings.Join(found, " ") != tc.want {
+			t.Errorf("names %s: %q, %v", name, found, err)
+		}
+	}
+	for d, want := range map[digest.Digest]bool{plain.Digest: true, digest.FromString("none"): false} {
+		if has, err := client.Has(ctx, d); err != nil || has != want {
+			t.Errorf("has content %s: %v, %v", d, has, err)
+		}
+	}
+	if _, err := client.Has(ctx, "not a digest"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("no digest: %v", err)
 	}
 	if _, err := client.Manifest(ctx, digest.FromString("none")); !errdefs.IsNotFound(err) {
 		t.Errorf("no such manifest: %v", err)

@@ -24,7 +24,7 @@ const stopTimeout = 10 * time.Second
 // that does not finish within stopTimeout is cut off; the snapshotter's state bears that at any point.
 func Serve(ctx context.Context, l net.Listener, sn snapshots.Snapshotter) error {
 	srv := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(unaryErrors),
+		grpc.ChainUnaryInterceptor(unaryErrors, notePlugin),
 		grpc.ChainStreamInterceptor(streamErrors),
 	)
 	snapshotsapi.RegisterSnapshotsServer(srv, snapshotservice.FromSnapshotter(sn))
@@ -52,6 +52,27 @@ func Serve(ctx context.Context, l net.Listener, sn snapshots.Snapshotter) error 
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+type pluginKey struct{}
+
+// Plugin is the name by which containerd's configuration calls the snapshotter that a request is for; empty outside
+// requests.
+func Plugin(ctx context.Context) string {
+	name, _ := ctx.Value(pluginKey{}).(string)
+	return name
+}
+
+// WithPlugin makes ctx one of a request for the plugin with that name.
+func WithPlugin(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, pluginKey{}, name)
+}
+
+func notePlugin(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if named, ok := req.(interface{ GetSnapshotter() string }); ok {
+		ctx = WithPlugin(ctx, named.GetSnapshotter())
+	}
+	return handler(ctx, req)
 }
 
 // unaryErrors is where errors become gRPC status. The service converts nearly all by itself, but not those of List.

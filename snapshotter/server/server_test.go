@@ -96,11 +96,15 @@ func TestListen(t *testing.T) {
 type answering struct {
 	snapshots.Snapshotter
 	err     error
+	plugin  *string
 	entered chan struct{}
 	release chan struct{}
 }
 
-func (a answering) Mounts(context.Context, string) ([]mount.Mount, error) {
+func (a answering) Mounts(ctx context.Context, _ string) ([]mount.Mount, error) {
+	if a.plugin != nil {
+		*a.plugin = Plugin(ctx)
+	}
 	if a.entered != nil {
 		close(a.entered)
 		<-a.release
@@ -143,6 +147,17 @@ func TestErrorsKeepTheirClass(t *testing.T) {
 				t.Errorf("a stream gave %v", err)
 			}
 		})
+	}
+}
+
+func TestRequestsNameThePlugin(t *testing.T) {
+	var got string
+	client, _, _ := serve(t, answering{plugin: &got})
+	if _, err := client.Mounts(t.Context(), "x"); err != nil || got != "coffer" {
+		t.Fatalf("the request is for plugin %q, %v", got, err)
+	}
+	if name := Plugin(t.Context()); name != "" {
+		t.Errorf("outside requests the plugin is %q", name)
 	}
 }
 
