@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"strings"
 
@@ -12,8 +13,9 @@ import (
 	ocipb "github.com/coffer-project/coffer/proto/oci"
 )
 
-// rebuildLinux makes the linux part for container id. sharedPID leaves the process namespace to the guest's sandbox.
-func rebuildLinux(id string, l *specs.Linux, sharedPID bool, d *dropped) (*ocipb.Linux, error) {
+// rebuildLinux makes the linux part of a container. A shared process namespace is left to the guest's sandbox.
+func rebuildLinux(opts Options, l *specs.Linux, d *dropped) (*ocipb.Linux, error) {
+	id := opts.ContainerID
 	if len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0 {
 		// Without it the container's root would be root of the guest, which is not what the user asked for.
 		return nil, fmt.Errorf("container %s asks for a user namespace, which guests do not offer; unset hostUsers: false: %w",
@@ -30,8 +32,8 @@ func rebuildLinux(id string, l *specs.Linux, sharedPID bool, d *dropped) (*ocipb
 	out := &ocipb.Linux{
 		// The host's cgroup tree means nothing to the guest, which has one of its own.
 		CgroupsPath: "/coffer/" + id,
-		Namespaces:  namespaces(l.Namespaces, sharedPID, d),
-		Sysctl:      sysctls(l.Sysctl, d),
+		Namespaces:  namespaces(l.Namespaces, opts.SharedPID, d),
+		Sysctl:      sysctls(l.Sysctl, opts.Sysctls, d),
 		Seccomp:     rebuildSeccomp(l.Seccomp, d),
 	}
 	var err error
@@ -79,23 +81,24 @@ func namespaces(in []specs.LinuxNamespace, sharedPID bool, d *dropped) []*ocipb.
 	return out
 }
 
-// sysctls keeps what belongs to a namespace that the pod has for itself.
-func sysctls(in map[string]string, d *dropped) map[string]string {
-	var out map[string]string
-	for key, value := range in {
-		if !podSysctl(key) {
+// sysctls are the container's own and the pod's, as far as they belong to a namespace that the pod has for itself.
+func sysctls(own, pod map[string]string, d *dropped) map[string]string {
+	out := maps.Clone(pod)
+	for key, value := range own {
+		if !PodSysctl(key) {
 			d.note("linux.sysctl["+key+"]", true)
 			continue
 		}
 		if out == nil {
-			out = make(map[string]string, len(in))
+			out = make(map[string]string, len(own))
 		}
 		out[key] = value
 	}
 	return out
 }
 
-func podSysctl(key string) bool {
+// PodSysctl tells whether a kernel variable belongs to a namespace that a pod has for itself.
+func PodSysctl(key string) bool {
 	switch key {
 	case "kernel.sem", "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
 		"kernel.shm_rmid_forced":

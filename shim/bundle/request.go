@@ -35,6 +35,8 @@ type Options struct {
 	SharedPID bool
 	// SharedShm says that the sandbox was created with ShmStorage, which /dev/shm then is.
 	SharedShm bool
+	// Sysctls are the pod's; what the container's own specification says of the same variable comes first.
+	Sysctls map[string]string
 	// SandboxFiles are the pod's files in the guest by destination, from SandboxJobs.
 	SandboxFiles map[string]string
 	// Devices are handed to the guest with the container.
@@ -100,7 +102,7 @@ func (b *Bundle) guestSpec(
 	if err != nil {
 		return nil, err
 	}
-	linux, err := rebuildLinux(opts.ContainerID, in.Linux, opts.SharedPID, d)
+	linux, err := rebuildLinux(opts, in.Linux, d)
 	if err != nil {
 		return nil, err
 	}

@@ -149,6 +149,13 @@ func (p *Pod) Hostname() string {
 	return p.request.Config.GetHostname()
 }
 
+// Sysctls are the kernel variables that the pod's containers find set.
+func (p *Pod) Sysctls() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return podSysctls(p.request.Config)
+}
+
 // Config is the runtime configuration, nil before Create.
 func (p *Pod) Config() *config.Config {
 	p.mu.Lock()

@@ -2,11 +2,15 @@ package sandbox
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/anypb"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coffer-project/coffer/shim/bundle"
 )
 
 // maxPodConfigBytes is beyond what an API server accepts for a whole pod.
@@ -63,7 +67,23 @@ func checkPodConfig(config *cri.PodSandboxConfig) error {
 		return fmt.Errorf("the pod asks for a user namespace (hostUsers: false), which this runtime does not offer: %w",
 			errdefs.ErrNotImplemented)
 	}
+	for _, name := range slices.Sorted(maps.Keys(config.GetLinux().GetSysctls())) {
+		if !bundle.PodSysctl(name) {
+			return fmt.Errorf("the pod sets the sysctl %.64q, which is no pod's own: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
 	return nil
+}
+
+// podSysctls are the kernel variables of a pod: those it asks for, and two by which every pod may open low ports and
+// ping without privileges. containerd sets these for the pods that it makes itself.
+func podSysctls(config *cri.PodSandboxConfig) map[string]string {
+	all := map[string]string{
+		"net.ipv4.ip_unprivileged_port_start": "0",
+		"net.ipv4.ping_group_range":           "0 2147483647",
+	}
+	maps.Copy(all, config.GetLinux().GetSysctls())
+	return all
 }
 
 // sharesPIDs tells whether containers of the pod may ask to see each other's processes. That is CRI's default (its zero

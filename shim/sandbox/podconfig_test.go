@@ -24,6 +24,12 @@ func TestCheckPodConfig(t *testing.T) {
 		wantErr    error
 		sharesPIDs bool
 	}{
+		"own sysctl": {config: &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{
+			Sysctls: map[string]string{"kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "100", "net.ipv4.ip_local_port_range": "1024 65535"},
+		}}, sharesPIDs: true},
+		"node's sysctl": {config: &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{
+			Sysctls: map[string]string{"vm.overcommit_memory": "1"},
+		}}, wantErr: errdefs.ErrInvalidArgument, sharesPIDs: true},
 		"empty":          {config: &cri.PodSandboxConfig{}, sharesPIDs: true},
 		"own processes":  {config: pod(&cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER})},
 		"shared by pod":  {config: pod(&cri.NamespaceOption{}), sharesPIDs: true},

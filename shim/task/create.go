@@ -98,7 +98,7 @@ func (s *Service) createInGuest(
 ) (*guestpullpb.PullReport, error) {
 	request, jobs, err := b.CreateRequest(ctx, bundle.Options{
 		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
-		SharedShm: true, SandboxFiles: s.pod.Files(),
+		SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
 	})
 	if err != nil {
 		return nil, err

@@ -76,6 +76,7 @@ func podConfigOf(b *bundle.Bundle, made kind) (*cri.PodSandboxConfig, error) {
 		Mounts   []specs.Mount `json:"mounts"`
 		Linux    struct {
 			Resources *specs.LinuxResources `json:"resources"`
+			Sysctl    map[string]string     `json:"sysctl"`
 		} `json:"linux"`
 	}
 	raw, err := readBounded(filepath.Join(b.Path(), "config.json"))
@@ -92,9 +93,10 @@ func podConfigOf(b *bundle.Bundle, made kind) (*cri.PodSandboxConfig, error) {
 		// so the guest is prepared for it.
 		pid = cri.NamespaceMode_POD
 	}
-	config.Linux = &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
-		NamespaceOptions: &cri.NamespaceOption{Pid: pid},
-	}}
+	config.Linux = &cri.LinuxPodSandboxConfig{
+		SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: pid}},
+		Sysctls:         spec.Linux.Sysctl,
+	}
 	if made == kindPause {
 		config.Linux.Resources, err = podResources(b.Annotations())
 		if err != nil {
