@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/coffer-project/coffer/guestpull/boot"
@@ -19,6 +20,8 @@ import (
 
 func main() {
 	switch {
+	case filepath.Base(os.Args[0]) == boot.ModprobeName:
+		os.Exit(boot.ModprobeMain(context.Background(), os.Args[1:]))
 	case len(os.Args) == 2 && os.Args[1] == holder.Arg:
 		os.Exit(holder.Main())
 	case os.Getpid() == 1:

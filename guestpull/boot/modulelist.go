@@ -22,11 +22,13 @@ const modulesFile = "/etc/coffer/modules"
 const maxModulesFile = 64 << 10
 
 // The stages: transport is loaded before Init returns; disks and then devices beside the start of the guest's server,
-// disks first because initdata is on one; everything else when somebody asks.
+// disks first because initdata is on one; those of onDemand and a module's name when the kernel asks for it; everything
+// else when a part of the guest asks.
 const (
 	stageTransport = "transport"
 	stageDisks     = "disks"
 	stageDevices   = "devices"
+	onDemand       = "on:"
 )
 
 // module is one line of the load order.

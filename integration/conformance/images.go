@@ -57,6 +57,8 @@ func suiteImages(base registrytest.Layer, program []byte) []image {
 			registrytest.Entry{Name: "usr/sbin/" + name, Body: string(program), Mode: 0o755})
 	}
 	nginx := []registrytest.Layer{base, server("nginx")}
+	// Like the real one it shares nothing with other images.
+	pause := []registrytest.Layer{registrytest.NewLayer(registrytest.Gzip, registrytest.Entry{Name: "pause", Body: string(program), Mode: 0o755})}
 	images := []image{
 		{e2e + "busybox", []string{"1.29-2"}, []registrytest.Layer{base}, shell},
 		// The suite looks for "master process" on the command line; nginx itself writes it there.
@@ -66,7 +68,7 @@ func suiteImages(base registrytest.Layer, program []byte) []image {
 		{e2e + "nonewprivs", []string{"1.3"}, []registrytest.Layer{base, registrytest.NewLayer(registrytest.Gzip,
 			registrytest.Entry{Name: "nonewprivs", Body: string(program), Mode: 0o4755})},
 			ocispec.ImageConfig{Cmd: []string{"/nonewprivs"}}},
-		{"pause", []string{"3.9"}, []registrytest.Layer{base, marker("pause")}, ocispec.ImageConfig{Cmd: []string{"sleep", "2147483647"}}},
+		{"pause", []string{"3.9"}, pause, ocispec.ImageConfig{Entrypoint: []string{"/pause"}}},
 		{staging + "test-image-predefined-group", []string{"latest"}, []registrytest.Layer{base, registrytest.NewLayer(registrytest.Gzip,
 			registrytest.Entry{Name: "etc/passwd", Body: users + "default-user:x:1000:1000::/home/default-user:/bin/sh\n"},
 			registrytest.Entry{Name: "etc/group", Body: groups + "default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"})},

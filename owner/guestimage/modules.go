@@ -18,7 +18,7 @@ const maxModule = 64 << 20
 type root struct {
 	name string
 	// stage is when the guest loads it: "transport" before anything else, "disks" and "devices" beside the start of its
-	// server, any other when a part of the guest asks.
+	// server, "on:NAME" when the kernel asks for the module NAME, any other when a part of the guest asks.
 	stage    string
 	required bool
 	// condition is what a machine must have for the module to be of use; "-" for none. See guestpull/boot.
@@ -45,6 +45,10 @@ var roots = []root{
 	{"aesni_intel", "storage", false, "-"},
 	{"xts", "storage", true, "-"},
 	{"gcm", "storage", true, "-"},
+	// What a container with the privilege to make network devices asks the kernel for.
+	{"bridge", "on:bridge", true, "-"},
+	{"dummy", "on:dummy", true, "-"},
+	{"veth", "on:veth", true, "-"},
 }
 
 // moduleSet is the closure of roots over a kernel's modules.

@@ -10,9 +10,11 @@ import (
 // differs between pods comes by initdata and by the agent protocol.
 var static = []entry{
 	dir("dev", 0o755), dir("etc", 0o755), dir("etc/coffer", 0o755), dir("lib", 0o755), dir("lib/modules", 0o755),
-	dir("proc", 0o555), dir("root", 0o700), dir("run", 0o755), dir("sys", 0o555), dir("tmp", 0o1777),
+	dir("proc", 0o555), dir("root", 0o700), dir("run", 0o755), dir("sbin", 0o755), dir("sys", 0o555), dir("tmp", 0o1777),
 	dir("usr", 0o755), dir("usr/bin", 0o755), dir("var", 0o755), dir("var/tmp", 0o1777),
 	link("var/run", "/run"),
+	// The program that the kernel calls for a module is the agent by another name.
+	link("sbin/modprobe", "/init"),
 	// The kernel opens the console for PID 1 before PID 1 can mount /dev.
 	char("dev/console", 0o600, 5, 1), char("dev/null", 0o666, 1, 3),
 	file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/false\n")),

@@ -1,5 +1,5 @@
 // Command testprogram is what runs in the images that the conformance suite expects beside busybox: a web server called
-// nginx or httpd, and a setuid program called nonewprivs. Its own name says which one it is.
+// nginx or httpd, a setuid program called nonewprivs, and pause. Its own name says which one it is.
 package main
 
 import (
@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -26,6 +28,11 @@ func run(name string) error {
 	switch name {
 	case "nonewprivs":
 		fmt.Println("Effective uid:", os.Geteuid())
+		return nil
+	case "pause":
+		end := make(chan os.Signal, 1)
+		signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+		<-end
 		return nil
 	case "nginx", "httpd":
 		port := "80"
