@@ -68,5 +68,6 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	return server.New(server.Options{
 		Containers: containers, Pulls: s.pulls, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
 		Policy: policy.NewBuiltin(), BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
+		Forwards: s.init,
 	})
 }

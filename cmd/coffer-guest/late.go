@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/image"
 )
@@ -51,4 +52,26 @@ func (l *lateImages) Release(ctx context.Context, containerID string) error {
 	default:
 		return nil
 	}
+}
+
+// configure reads the measured document while the host is already served: its disk may appear late, and only containers need it. A
+// guest whose document or whose machine is bad must not go on with half of it.
+func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages) {
+	begin := time.Now()
+	document, err := m.InitData(ctx)
+	if err != nil {
+		m.PowerOff(err)
+	}
+	if err := m.WaitComplete(ctx); err != nil {
+		m.PowerOff(err)
+	}
+	if document != nil {
+		s.initdata = document.Raw
+	}
+	puller, err := newImages(ctx, s)
+	if err != nil {
+		m.PowerOff(err)
+	}
+	m.AddPhase("initdata", time.Since(begin))
+	images.set(puller)
 }

@@ -73,29 +73,12 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 	if err != nil {
 		return err
 	}
+	forwards, err := channel.Listen(ctx, mux.ForwardPort)
+	if err != nil {
+		return err
+	}
 	m.AddPhase("listen", time.Since(begin))
+	go srv.ServeForwards(ctx, forwards)
 	m.Ready()
 	return srv.Serve(ctx, l)
-}
-
-// configure reads the measured document while the host is already served: its disk may appear late, and only containers need it. A
-// guest whose document or whose machine is bad must not go on with half of it.
-func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages) {
-	begin := time.Now()
-	document, err := m.InitData(ctx)
-	if err != nil {
-		m.PowerOff(err)
-	}
-	if err := m.WaitComplete(ctx); err != nil {
-		m.PowerOff(err)
-	}
-	if document != nil {
-		s.initdata = document.Raw
-	}
-	puller, err := newImages(ctx, s)
-	if err != nil {
-		m.PowerOff(err)
-	}
-	m.AddPhase("initdata", time.Since(begin))
-	images.set(puller)
 }

@@ -2,10 +2,12 @@ package policy
 
 import (
 	"context"
+	"math"
 
 	"google.golang.org/protobuf/proto"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	guestpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 )
 
 // rule allows a method, or refuses it with the reason that it returns.
@@ -19,7 +21,7 @@ func never(reason string) rule {
 
 // Builtin is the policy of a guest whose measured document brings none.
 type Builtin struct {
-	exec bool
+	exec, forward bool
 }
 
 // Option changes a Builtin.
@@ -30,9 +32,13 @@ type Option func(*Builtin)
 // document, which can then allow exec again, per container.
 func WithoutExec() Option { return func(b *Builtin) { b.exec = false } }
 
+// WithoutForward denies Forward. It is allowed unless this is given, because kubectl port-forward needs it: the host can then reach
+// servers on the pod's loopback, which a workload may have put there to keep them to itself.
+func WithoutForward() Option { return func(b *Builtin) { b.forward = false } }
+
 // NewBuiltin returns the built-in policy.
 func NewBuiltin(opts ...Option) *Builtin {
-	b := &Builtin{exec: true}
+	b := &Builtin{exec: true, forward: true}
 	for _, opt := range opts {
 		opt(b)
 	}
@@ -62,6 +68,8 @@ var rules = map[string]rule{
 	"CreateContainer": allow, "StartContainer": allow, "RemoveContainer": allow, "UpdateContainer": allow,
 	"PauseContainer": allow, "ResumeContainer": allow, "SignalProcess": allow, "WaitProcess": allow,
 	"ExecProcess": execRule,
+	// Not a call but a stream of its own, see package proto/forward.
+	"Forward": forwardRule,
 	// Streams. The host sees what it is given of a container's output: confidential output belongs on an encrypted connection.
 	"ReadStdout": allow, "ReadStderr": allow, "WriteStdin": allow, "CloseStdin": allow, "TtyWinResize": allow,
 	// What the pod needs of its surroundings.
@@ -81,6 +89,19 @@ var rules = map[string]rule{
 func execRule(b *Builtin, _ proto.Message) string {
 	if !b.exec {
 		return "exec is switched off in this guest"
+	}
+	return ""
+}
+
+func forwardRule(b *Builtin, request proto.Message) string {
+	r, ok := request.(*guestpb.ForwardRequest)
+	switch {
+	case !ok:
+		return "the request is not what its method takes"
+	case !b.forward:
+		return "connections to the pod's loopback are switched off in this guest"
+	case r.GetPort() == 0 || r.GetPort() > math.MaxUint16:
+		return "it names no port"
 	}
 	return ""
 }

@@ -38,6 +38,11 @@ func TestBuiltin(t *testing.T) {
 		"no method":             {NewBuiltin(), "", nil, true},
 		"other spelling":        {NewBuiltin(), "createContainer", &agentpb.CreateContainerRequest{}, true},
 		"another service's":     {NewBuiltin(), "grpc.AgentService/CreateContainer", &agentpb.CreateContainerRequest{}, true},
+		"forward":               {NewBuiltin(), "Forward", &guestpb.ForwardRequest{Port: 8080}, false},
+		"forward switched off":  {NewBuiltin(WithoutForward()), "Forward", &guestpb.ForwardRequest{Port: 8080}, true},
+		"forward, no port":      {NewBuiltin(), "Forward", &guestpb.ForwardRequest{}, true},
+		"forward, port too big": {NewBuiltin(), "Forward", &guestpb.ForwardRequest{Port: 65536 + 22}, true},
+		"forward, other type":   {NewBuiltin(), "Forward", &agentpb.SetPolicyRequest{}, true},
 		"diagnostics of a pull": {NewBuiltin(), "GetPullReport", &guestpb.GetPullReportRequest{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +59,7 @@ func TestBuiltin(t *testing.T) {
 
 // TestEveryMethodHasARule holds the table against the protocol: a new method must be decided about.
 func TestEveryMethodHasARule(t *testing.T) {
-	known := map[string]bool{}
+	known := map[string]bool{"Forward": true} // a stream and not a method
 	for _, file := range []protoreflect.FileDescriptor{
 		agentpb.File_proto_agent_agent_proto, healthpb.File_proto_health_health_proto, guestpb.File_proto_guestpull_v1_diagnostics_proto,
 		guestpb.File_proto_guestpull_v1_progress_proto,

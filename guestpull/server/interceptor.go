@@ -31,45 +31,62 @@ var quiet = map[string]bool{
 // early are the methods that need nothing but the agent: a shim asks them while the rest of the guest still starts.
 var early = map[string]bool{"Check": true, "Version": true, "GetGuestDetails": true}
 
-// intercept returns the one chain that every call passes. The request is decoded inside the method's own code, so the checks hang on
-// the decoding: a method cannot see a request that did not pass them.
-func intercept(engine policy.Engine, complete func(context.Context) error) ttrpc.UnaryServerInterceptor {
-	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-		name := path.Base(info.FullMethod)
-		fields := log.Fields{"method": name}
-		start := time.Now()
-		answer, err := method(ctx, func(request any) error {
-			if err := unmarshal(request); err != nil {
-				return fmt.Errorf("request of %s cannot be decoded: %w", name, errdefs.ErrInvalidArgument)
-			}
-			message, ok := request.(proto.Message)
-			if !ok {
-				return fmt.Errorf("request of %s is not a message: %w", name, errdefs.ErrInvalidArgument)
-			}
-			if err := checkIDs(request, fields); err != nil {
-				return err
-			}
-			if err := engine.Allow(ctx, name, message); err != nil || early[name] {
-				return err
-			}
-			return complete(ctx)
-		})
-		fields["t_call"] = time.Since(start)
-		if err == nil {
-			entry := log.G(ctx).WithFields(fields)
-			if quiet[name] {
-				entry.Trace("call answered")
-			} else {
-				entry.Debug("call answered")
-			}
-			return answer, nil
-		}
-		converted := toStatus(err)
-		// The class only: the text may quote what the host sent.
-		fields["code"] = status.Code(converted).String()
-		log.G(ctx).WithFields(fields).Info("call refused or failed")
-		return nil, converted
+// gate is what every request passes before anything is done, and what is said of it afterwards.
+type gate struct {
+	engine   policy.Engine
+	complete func(context.Context) error
+}
+
+// admit decides about a decoded request: identifiers, then policy, then whether the guest is ready for it.
+func (g gate) admit(ctx context.Context, name string, request proto.Message, fields log.Fields) error {
+	if err := checkIDs(request, fields); err != nil {
+		return err
 	}
+	if err := g.engine.Allow(ctx, name, request); err != nil || early[name] {
+		return err
+	}
+	return g.complete(ctx)
+}
+
+// record logs the outcome of a request and returns the error as the host may see it.
+func (g gate) record(ctx context.Context, name string, fields log.Fields, err error) error {
+	if err == nil {
+		entry := log.G(ctx).WithFields(fields)
+		if quiet[name] {
+			entry.Trace("call answered")
+		} else {
+			entry.Debug("call answered")
+		}
+		return nil
+	}
+	converted := toStatus(err)
+	// The class only: the text may quote what the host sent.
+	fields["code"] = status.Code(converted).String()
+	log.G(ctx).WithFields(fields).Info("call refused or failed")
+	return converted
+}
+
+// intercept puts the gate before every call. The request is decoded inside the method's own code, so the checks hang on the
+// decoding: a method cannot see a request that did not pass them.
+func (g gate) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	name := path.Base(info.FullMethod)
+	fields := log.Fields{"method": name}
+	start := time.Now()
+	answer, err := method(ctx, func(request any) error {
+		if err := unmarshal(request); err != nil {
+			return fmt.Errorf("request of %s cannot be decoded: %w", name, errdefs.ErrInvalidArgument)
+		}
+		message, ok := request.(proto.Message)
+		if !ok {
+			return fmt.Errorf("request of %s is not a message: %w", name, errdefs.ErrInvalidArgument)
+		}
+		return g.admit(ctx, name, message, fields)
+	})
+	fields["t_call"] = time.Since(start)
+	if err := g.record(ctx, name, fields, err); err != nil {
+		return nil, err
+	}
+	return answer, nil
 }
 
 // checkIDs refuses identifiers that are not plain names, and notes them for the log.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/forward"
 )
 
 // maxSeed bounds what the host may mix into the random pool in one call, in bytes.
@@ -50,6 +51,9 @@ func (s *service) GetGuestDetails(_ context.Context, r *agentpb.GuestDetailsRequ
 			SupportsSeccomp: true,
 			ExtraFeatures:   []string{"coffer-diagnostics"},
 		},
+	}
+	if s.Forwards {
+		out.AgentDetails.ExtraFeatures = append(out.AgentDetails.ExtraFeatures, forward.Feature)
 	}
 	if r.GetMemBlockSize() {
 		// Missing where the kernel has no memory hot-plug; the host then gets zero, as from any such guest.

@@ -111,11 +111,14 @@ type Options struct {
 	AgentVersion string
 	// Init tells whether the agent is the guest's first process.
 	Init bool
+	// Forwards tells whether ServeForwards will be called.
+	Forwards bool
 }
 
 // Server serves the control channel.
 type Server struct {
 	ttrpc *ttrpc.Server
+	gate  gate
 }
 
 // service implements all services. Its methods are in the files named after what they are about.
@@ -135,7 +138,8 @@ func New(o Options) (*Server, error) {
 	if o.Containers == nil || o.Pulls == nil || o.Sandbox == nil || o.Network == nil || o.Files == nil || o.Policy == nil || o.Complete == nil || o.BootPhases == nil {
 		return nil, errors.New("agent server lacks a part")
 	}
-	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept(o.Policy, o.Complete)))
+	g := gate{engine: o.Policy, complete: o.Complete}
+	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(g.intercept))
 	if err != nil {
 		return nil, fmt.Errorf("make agent server: %w", err)
 	}
@@ -144,7 +148,7 @@ func New(o Options) (*Server, error) {
 	healthpb.RegisterHealthService(srv, s)
 	guestpb.RegisterDiagnosticsService(srv, s)
 	guestpb.RegisterProgressService(srv, s)
-	return &Server{ttrpc: srv}, nil
+	return &Server{ttrpc: srv, gate: g}, nil
 }
 
 // Serve answers calls on the listener until it or the server is closed. It returns ttrpc.ErrServerClosed after Close.

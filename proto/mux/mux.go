@@ -19,10 +19,13 @@ import (
 // PortName is the name of the virtserialport that carries the session.
 const PortName = "coffer.mux.0"
 
-// Ports that a guest listens on; the numbers are those of Kata's agent on vsock.
+// Ports that a guest listens on; the numbers are those of Kata's agent on vsock, and the next one for what only our own
+// guests have.
 const (
 	AgentPort uint32 = 1024
 	LogPort   uint32 = 1025
+	// ForwardPort takes the streams of package forward.
+	ForwardPort uint32 = 1026
 )
 
 // Magic starts every stream; its last byte is the version.

@@ -2,6 +2,8 @@ package plugin
 
 import (
 	"context"
+	"errors"
+	"io"
 	"slices"
 	"sync"
 	"testing"
@@ -13,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
+	"github.com/coffer-project/coffer/proto/mux"
+	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/network"
 )
 
@@ -21,8 +25,10 @@ type fakeNetwork struct {
 	mu          sync.Mutex
 	failWith    error
 	failRelease error
+	failForward error
 	attached    map[string]int
 	given       map[*network.Attachment]string
+	forwards    int
 }
 
 func (f *fakeNetwork) Attach(_ context.Context, netns string) (*network.Attachment, error) {
@@ -54,6 +60,44 @@ func (f *fakeNetwork) Release(_ context.Context, attachment *network.Attachment)
 }
 
 func (f *fakeNetwork) Detach(context.Context, string) error { return nil }
+
+// forward is sandbox.Platform's Forward. It tries the way into the guest, as the first connection would.
+func (f *fakeNetwork) forward(ctx context.Context, netns string, dial agent.DialFunc) (io.Closer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.attached[netns] == 0 {
+		return nil, errors.New("forward without a network")
+	}
+	if f.failForward != nil {
+		return nil, f.failForward
+	}
+	conn, err := dial(ctx, mux.AgentPort)
+	if err != nil {
+		return nil, err
+	}
+	f.forwards++
+	return forwarding{f, conn}, nil
+}
+
+// forwarding counts its end and must end before its network.
+type forwarding struct {
+	network *fakeNetwork
+	conn    io.Closer
+}
+
+func (f forwarding) Close() error {
+	f.network.mu.Lock()
+	defer f.network.mu.Unlock()
+	f.network.forwards--
+	return f.conn.Close()
+}
+
+// forwarded is how many pods have port-forward.
+func (f *fakeNetwork) forwarded() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.forwards
+}
 
 func (f *fakeNetwork) fail(attach, release error) {
 	f.mu.Lock()

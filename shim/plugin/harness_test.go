@@ -83,6 +83,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 		LoadConfig: func(string) (*config.Config, error) { return h.config, nil },
 		NewDriver:  func(*config.Config) (vm.Driver, error) { return h.driver, nil },
 		Network:    h.network,
+		Forward:    h.network.forward,
 		HostDNS:    func() (*cri.DNSConfig, error) { return &cri.DNSConfig{Servers: []string{"192.0.2.53"}}, nil },
 	}, h.events, h.end, record)
 	h.serve(life)
@@ -330,6 +331,9 @@ func (h *harness) checkNothingLeft() {
 	}
 	if n := h.network.count(); n != 0 {
 		h.t.Errorf("%d networks are still attached", n)
+	}
+	if n := h.network.forwarded(); n != 0 {
+		h.t.Errorf("%d pods still have port-forward", n)
 	}
 	entries, err := os.ReadDir(h.config.StateDir)
 	if err == nil && len(entries) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -13,7 +14,9 @@ import (
 	"github.com/sirupsen/logrus"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/forward"
 	"github.com/coffer-project/coffer/shim/manager"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/sandbox"
@@ -30,7 +33,9 @@ func Manager(version string) *manager.Manager {
 }
 
 func platform() sandbox.Platform {
-	return sandbox.Platform{LoadConfig: loadConfig, NewDriver: newDriver, Network: hostNetwork{}, HostDNS: hostDNS}
+	return sandbox.Platform{
+		LoadConfig: loadConfig, NewDriver: newDriver, Network: hostNetwork{}, Forward: forwardPorts, HostDNS: hostDNS,
+	}
 }
 
 // loadConfig reads the configuration and lets the shim log what it asks for. containerd's own debug switch, which has
@@ -76,6 +81,10 @@ func (hostNetwork) Release(ctx context.Context, attachment *network.Attachment) 
 }
 
 func (hostNetwork) Detach(ctx context.Context, netns string) error { return network.Detach(ctx, netns) }
+
+func forwardPorts(ctx context.Context, netns string, dial agent.DialFunc) (io.Closer, error) {
+	return forward.Start(ctx, netns, forward.DialFunc(dial))
+}
 
 const resolvConf = "/etc/resolv.conf"
 

@@ -60,6 +60,37 @@ func TestPodLife(t *testing.T) {
 	h.await("shim to end", h.end.Done())
 }
 
+// TestPortForward runs pods that can have port-forward and pods that cannot: those run all the same, and say why.
+func TestPortForward(t *testing.T) {
+	for name, test := range map[string]struct {
+		options []agenttest.Option
+		fail    error
+		want    string
+	}{
+		"offered":       {},
+		"old kernel":    {fail: errdefs.ErrFailedPrecondition.WithMessage("no sk_lookup"), want: "no sk_lookup"},
+		"a stock guest": {options: []agenttest.Option{agenttest.WithStockAgent()}, want: "the guest image does not offer it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t, test.options...)
+			h.network.failForward = test.fail
+			h.runSandbox()
+			degraded, forwards := h.report().Degraded, 1
+			if test.want != "" {
+				forwards = 0
+				if len(degraded) != 1 || !strings.Contains(degraded[0], test.want) {
+					t.Errorf("the report says %q, want %q", degraded, test.want)
+				}
+			} else if len(degraded) != 0 {
+				t.Errorf("the report says %q", degraded)
+			}
+			if got := h.network.forwarded(); got != forwards {
+				t.Errorf("%d pods have port-forward, want %d", got, forwards)
+			}
+		})
+	}
+}
+
 func TestGuestSetUp(t *testing.T) {
 	h := newHarness(t)
 	h.runSandbox()

@@ -17,14 +17,14 @@ import (
 )
 
 // setUpGuest makes the guest ready for containers: network first, because the rest may need it, then the sandbox, then
-// the files that its containers share.
-func (p *Pod) setUpGuest(ctx context.Context, guest *agent.Client, attachment *network.Attachment) error {
+// the files that its containers share. It returns what the agent tells about itself.
+func (p *Pod) setUpGuest(ctx context.Context, guest *agent.Client, attachment *network.Attachment) (*agentpb.AgentDetails, error) {
 	details, err := guest.GetGuestDetails(ctx, &agentpb.GuestDetailsRequest{})
 	if err != nil {
-		return fmt.Errorf("ask the guest for its details: %w", err)
+		return nil, fmt.Errorf("ask the guest for its details: %w", err)
 	}
 	if err := configureNetwork(ctx, guest, attachment); err != nil {
-		return fmt.Errorf("configure the guest's network: %w", err)
+		return nil, fmt.Errorf("configure the guest's network: %w", err)
 	}
 	if _, err := guest.CreateSandbox(ctx, &agentpb.CreateSandboxRequest{
 		SandboxId:    p.request.ID,
@@ -33,11 +33,11 @@ func (p *Pod) setUpGuest(ctx context.Context, guest *agent.Client, attachment *n
 		SandboxPidns: sharesPIDs(p.request.Config),
 		Storages:     []*agentpb.Storage{bundle.ShmStorage(0)},
 	}); err != nil {
-		return fmt.Errorf("create the sandbox in the guest: %w", err)
+		return nil, fmt.Errorf("create the sandbox in the guest: %w", err)
 	}
 	p.undo.push("destroy sandbox in guest", func(ctx context.Context) error { return p.endGuest(ctx, guest) })
 	if err := p.copyFiles(ctx, guest, attachment); err != nil {
-		return err
+		return nil, err
 	}
 	boot, err := guest.BootReport(ctx)
 	if err != nil && !errdefs.IsNotImplemented(err) {
@@ -46,7 +46,7 @@ func (p *Pod) setUpGuest(ctx context.Context, guest *agent.Client, attachment *n
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.report.guest(details.GetAgentDetails(), boot)
-	return nil
+	return details.GetAgentDetails(), nil
 }
 
 // endGuest ends the containers and the sandbox in the guest. Failures are logged and forgotten: the VM is ended next,

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -47,6 +48,9 @@ type Platform struct {
 	// NewDriver makes the VM driver that a configuration asks for.
 	NewDriver func(*config.Config) (vm.Driver, error)
 	Network   Network
+	// Forward relays connections to the loopback of the network namespace at path into the guest, by streams that dial
+	// opens, until the closer is closed.
+	Forward func(ctx context.Context, netns string, dial agent.DialFunc) (io.Closer, error)
 	// HostDNS reads the node's own resolver settings, which a pod without settings inherits.
 	HostDNS func() (*cri.DNSConfig, error)
 }

@@ -25,6 +25,8 @@ type Report struct {
 	Boot       []Phase                    `json:"boot,omitempty"`
 	GuestBoot  []Phase                    `json:"guest_boot,omitempty"`
 	Containers map[string]ContainerReport `json:"containers,omitempty"`
+	// Degraded says what a running pod has to do without, and why.
+	Degraded []string `json:"degraded,omitempty"`
 	// Error and Console are present when the pod failed or died.
 	Error   string   `json:"error,omitempty"`
 	Console []string `json:"console,omitempty"`
@@ -102,6 +104,7 @@ type report struct {
 	guestBoot      []Phase
 	agentVersion   string
 	initdataDigest string
+	degraded       []string
 }
 
 func (r *report) guest(details *agentpb.AgentDetails, boot *guestpullpb.BootReport) {
@@ -139,6 +142,7 @@ func (p *Pod) Report() Report {
 		State: p.state.String(), VCPUs: p.pod.VCPUs, MemoryMiB: p.pod.MemoryMiB,
 		AgentVersion: p.report.agentVersion, InitdataDigest: p.report.initdataDigest,
 		Boot: p.report.boot, GuestBoot: p.report.guestBoot, Containers: containers,
+		Degraded: p.report.degraded,
 	}
 	if p.instance != nil {
 		report.VMPID = uint32(p.instance.PID())

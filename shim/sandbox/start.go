@@ -77,7 +77,12 @@ func (p *Pod) setUp(ctx context.Context, instance vm.Instance, attachment *netwo
 		return err
 	}
 	defer p.phase(phaseSetup)()
-	return p.setUpGuest(ctx, guest, attachment)
+	details, err := p.setUpGuest(ctx, guest, attachment)
+	if err != nil {
+		return err
+	}
+	p.forwardPorts(ctx, instance, details.GetExtraFeatures())
+	return nil
 }
 
 // attachNetwork joins the pod's network namespace; a pod without one gets an empty attachment.

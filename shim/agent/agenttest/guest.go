@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/forward"
 	guestpullpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 	healthpb "github.com/coffer-project/coffer/proto/health"
 	"github.com/coffer-project/coffer/proto/mux"
@@ -73,6 +74,7 @@ func New(tb testing.TB, opts ...Option) *Guest {
 	agentpb.RegisterAgentServiceService(server, g.service)
 	healthpb.RegisterHealthService(server, healthService{})
 	if !c.stock {
+		g.service.features = []string{forward.Feature}
 		guestpullpb.RegisterDiagnosticsService(server, g.service)
 		guestpullpb.RegisterProgressService(server, g.service)
 	}

@@ -38,6 +38,8 @@ type service struct {
 	cancel context.CancelFunc
 	oom    chan string
 	pulls  chan *guestpullpb.PullProgress
+	// features are Coffer's own that the guest offers.
+	features []string
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -257,7 +259,9 @@ func (s *service) StatsContainer(_ context.Context, req *agentpb.StatsContainerR
 }
 
 func (s *service) GetGuestDetails(context.Context, *agentpb.GuestDetailsRequest) (*agentpb.GuestDetailsResponse, error) {
-	return &agentpb.GuestDetailsResponse{AgentDetails: &agentpb.AgentDetails{Version: Version, InitDaemon: true}}, nil
+	return &agentpb.GuestDetailsResponse{AgentDetails: &agentpb.AgentDetails{
+		Version: Version, InitDaemon: true, ExtraFeatures: s.features,
+	}}, nil
 }
 
 func (s *service) GetBootReport(context.Context, *guestpullpb.GetBootReportRequest) (*guestpullpb.BootReport, error) {
