@@ -85,20 +85,22 @@ func (n *netNS) Dial(ctx context.Context, _, address string) (net.Conn, error) {
 	return conn, err
 }
 
-// do runs fn on a thread inside the namespace. Sockets keep the namespace they were made in; the thread does not
+func (n *netNS) do(fn func() error) error { return inNetNS(n.Path(), fn) }
+
+// inNetNS runs fn on a thread inside the namespace at path. Sockets keep the namespace they were made in; the thread does not
 // return to the pool, so no other goroutine can land on it.
-func (n *netNS) do(fn func() error) error {
+func inNetNS(path string, fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
-		file, err := os.Open(n.Path())
+		file, err := os.Open(path)
 		if err != nil {
 			result <- err
 			return
 		}
 		defer file.Close()
 		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("enter %s: %w", n.Path(), err)
+			result <- fmt.Errorf("enter %s: %w", path, err)
 			return
 		}
 		result <- fn()
