@@ -47,7 +47,7 @@ func (n *Node) leftProcesses() error {
 func (n *Node) leftFiles() error {
 	var faults []error
 	for _, pattern := range []string{
-		"shim/[0-9a-f]*[0-9a-f]", "s/*", "run/io.containerd.runtime.v2.task/k8s.io/*", "run/io.containerd.sandbox.controller.v1.shim/k8s.io/*",
+		"shim/[0-9a-f]*[0-9a-f]", "s/*", "run/io.containerd.runtime.v2.task/*/*", "run/io.containerd.sandbox.controller.v1.shim/k8s.io/*",
 	} {
 		paths, err := filepath.Glob(n.path(pattern))
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 // Tools are the programs and images a node is made of, as absolute paths.
 type Tools struct {
 	Containerd, Registry, Runc string // built by make setup
+	CtrTool                    string
 	CacheBin                   string // their directory, put on PATH so that containerd finds its shims
 	Snapshotter, Shim, Broker  string // built by make build
 	Ctl                        string
@@ -39,6 +40,7 @@ func FindTools() (Tools, error) {
 	t := Tools{
 		CacheBin:    bin,
 		Containerd:  filepath.Join(bin, "containerd"),
+		CtrTool:     filepath.Join(bin, "ctr"),
 		Registry:    filepath.Join(bin, "registry"),
 		Runc:        filepath.Join(bin, "runc"),
 		BuildBin:    build,
@@ -57,7 +59,7 @@ func FindTools() (Tools, error) {
 			missing = append(missing, fmt.Errorf("%s is missing: run %s", path, cure))
 		}
 	}
-	for _, path := range []string{t.Containerd, t.Registry, t.Runc, filepath.Join(t.CNIPlugins, "bridge"), t.Busybox} {
+	for _, path := range []string{t.Containerd, t.CtrTool, t.Registry, t.Runc, filepath.Join(t.CNIPlugins, "bridge"), t.Busybox} {
 		need(path, "make setup")
 	}
 	for _, path := range []string{t.Snapshotter, t.Shim, t.Broker, t.Ctl} {

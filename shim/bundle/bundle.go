@@ -104,6 +104,13 @@ func (b *Bundle) Annotations() map[string]string { return b.spec.Annotations }
 // NetNS is the path of the network namespace that containerd made for the pod; empty when it made none.
 func (b *Bundle) NetNS() string { return b.namespace(specs.NetworkNamespace) }
 
+// HostNetwork tells whether the container asks for no network namespace of its own, which means the host's.
+func (b *Bundle) HostNetwork() bool {
+	return !slices.ContainsFunc(b.spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.NetworkNamespace
+	})
+}
+
 // SharesPID tells whether the container joins a process namespace that exists already, its pod's.
 func (b *Bundle) SharesPID() bool { return b.namespace(specs.PIDNamespace) != "" }
 

@@ -33,6 +33,10 @@ func rootfsVolume(rootfs []*types.Mount) (*volume.Volume, error) {
 			found = v
 		}
 	}
+	if len(rootfs) == 0 {
+		return nil, fmt.Errorf("the container has a directory of this host as its root (ctr run --rootfs), which a virtual machine "+
+			"does not see; run an image instead: %w", errdefs.ErrInvalidArgument)
+	}
 	if found == nil {
 		return nil, fmt.Errorf("root file system comes from a snapshotter that unpacks images on this host; "+
 			"set snapshotter = \"coffer\" for this runtime handler in containerd's configuration and pull the image again: %w",

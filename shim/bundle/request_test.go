@@ -158,7 +158,7 @@ func TestCreateRequestRefuses(t *testing.T) {
 		"bad id":              {opts: Options{ContainerID: "../c", Rootfs: pulled}, want: errdefs.IsInvalidArgument},
 		"no id":               {opts: Options{Rootfs: pulled}, want: errdefs.IsInvalidArgument},
 		"host snapshotter":    {opts: Options{ContainerID: "c", Rootfs: []*types.Mount{{Type: "overlay"}}}, want: errdefs.IsFailedPrecondition},
-		"no root mount":       {opts: Options{ContainerID: "c"}, want: errdefs.IsFailedPrecondition},
+		"no root mount":       {opts: Options{ContainerID: "c"}, want: errdefs.IsInvalidArgument},
 		"two volumes":         {opts: Options{ContainerID: "c", Rootfs: append(pulled[:1:1], pulled[0])}, want: errdefs.IsInvalidArgument},
 		"other volume type":   {opts: Options{ContainerID: "c", Rootfs: block}, want: errdefs.IsNotImplemented},
 		"nobody names image":  {opts: Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull(volume.DummySource))}, change: edit(func(s *specs.Spec) { s.Annotations = nil }), want: errdefs.IsFailedPrecondition},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -85,5 +86,58 @@ func TestThreadIsNeverTheFirst(t *testing.T) {
 		if <-tid == os.Getpid() {
 			t.Fatal("ran on the process's first thread")
 		}
+	}
+}
+
+// TestNew makes a namespace that others find by its path and by its thread, and that nothing is left of.
+func TestNew(t *testing.T) {
+	require.Root(t)
+	path := filepath.Join(t.TempDir(), "netns")
+	n, err := New(path)
+	if errors.Is(err, unix.EPERM) {
+		require.Missing(t, "needs network namespaces, got "+err.Error()+": run make test where root may make them")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := ""
+	if err := Do(path, func() (err error) { inside, err = current(); return err }); err != nil || inside == outside {
+		t.Errorf("in %s, outside %s: %v", inside, outside, err)
+	}
+	if byThread, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.TID())); err != nil || byThread != inside {
+		t.Errorf("thread is in %s, path leads to %s: %v", byThread, inside, err)
+	}
+	if _, err := New(path); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a second one at the same path: %v", err)
+	}
+	for range 2 {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("path is left: %v", err)
+	}
+}
+
+// TestRemove removes what a killed process has left, whole or half made.
+func TestRemove(t *testing.T) {
+	require.Root(t)
+	dir := t.TempDir()
+	half := filepath.Join(dir, "half")
+	if err := os.WriteFile(half, nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{half, filepath.Join(dir, "none")} {
+		if err := Remove(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Lstat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("path is left: %v", err)
 	}
 }

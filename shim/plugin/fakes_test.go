@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/proto/mux"
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/network"
+	"github.com/coffer-project/coffer/shim/sandbox"
 )
 
 // fakeNetwork hands out one attachment per namespace and counts them.
@@ -97,6 +98,36 @@ func (f *fakeNetwork) forwarded() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.forwards
+}
+
+// Make counts a namespace as attached to itself.
+func (f *fakeNetwork) Make(path string) (sandbox.Namespace, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.attached[path]++
+	return &fakeNamespace{network: f, path: path}, nil
+}
+
+func (f *fakeNetwork) Remove(string) error { return nil }
+
+type fakeNamespace struct {
+	network *fakeNetwork
+	path    string
+	once    sync.Once
+}
+
+// fakeTID is the thread that is in a fake namespace.
+const fakeTID = 4242
+
+func (*fakeNamespace) TID() int { return fakeTID }
+
+func (n *fakeNamespace) Close() error {
+	n.once.Do(func() {
+		n.network.mu.Lock()
+		defer n.network.mu.Unlock()
+		n.network.attached[n.path]--
+	})
+	return nil
 }
 
 func (f *fakeNetwork) fail(attach, release error) {

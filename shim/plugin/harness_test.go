@@ -48,6 +48,7 @@ type harness struct {
 	ctx       context.Context
 	root      string
 	bundle    string // the pod's
+	netns     string // of containers, empty for one that they are to get
 	host      *host
 	end       shutdown.Service
 	guest     *agenttest.Guest
@@ -64,7 +65,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 	t.Helper()
 	root := t.TempDir()
 	h := &harness{
-		t: t, root: root, bundle: filepath.Join(root, "bundle"), guest: agenttest.New(t, options...), driver: &vmtest.Driver{},
+		t: t, root: root, netns: "/run/netns/pod", bundle: filepath.Join(root, "bundle"), guest: agenttest.New(t, options...), driver: &vmtest.Driver{},
 		network: &fakeNetwork{attached: map[string]int{}}, events: newEventLog(), config: config.Default(),
 	}
 	h.config.StateDir = filepath.Join(root, "state")
@@ -224,7 +225,7 @@ func (h *harness) writeBundle(id string, annotations map[string]string) string {
 		Version: specs.Version, Annotations: annotations, Hostname: "spec-host",
 		Process: &specs.Process{Args: []string{"/bin/app"}, Cwd: "/"},
 		Root:    &specs.Root{Path: "rootfs"},
-		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/run/netns/pod"}}},
+		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: h.netns}}},
 	}
 	raw, err := json.Marshal(spec)
 	must(h.t, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/shim/config"
 	"github.com/coffer-project/coffer/shim/forward"
 	"github.com/coffer-project/coffer/shim/manager"
+	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/sandbox"
 	"github.com/coffer-project/coffer/shim/vm"
@@ -72,15 +73,19 @@ func newDriver(c *config.Config) (vm.Driver, error) {
 // hostNetwork is package network as the pod wants it.
 type hostNetwork struct{}
 
-func (hostNetwork) Attach(ctx context.Context, netns string) (*network.Attachment, error) {
-	return network.Attach(ctx, netns)
+func (hostNetwork) Attach(ctx context.Context, path string) (*network.Attachment, error) {
+	return network.Attach(ctx, path)
 }
 
 func (hostNetwork) Release(ctx context.Context, attachment *network.Attachment) error {
 	return attachment.Detach(ctx)
 }
 
-func (hostNetwork) Detach(ctx context.Context, netns string) error { return network.Detach(ctx, netns) }
+func (hostNetwork) Make(path string) (sandbox.Namespace, error) { return netns.New(path) }
+
+func (hostNetwork) Remove(path string) error { return netns.Remove(path) }
+
+func (hostNetwork) Detach(ctx context.Context, path string) error { return network.Detach(ctx, path) }
 
 func forwardPorts(ctx context.Context, netns string, dial agent.DialFunc) (io.Closer, error) {
 	return forward.Start(ctx, netns, forward.DialFunc(dial))

@@ -85,36 +85,6 @@ func TestContainerWithoutItsPod(t *testing.T) {
 	h.await("shim to end", h.end.Done())
 }
 
-// TestSingleContainer is what ctr and nerdctl do: a task that names no pod gets a VM of its own.
-func TestSingleContainer(t *testing.T) {
-	h := newHarness(t)
-	h.run("c1").Exit(5)
-	if h.guest.Calls("CreateSandbox")[0].Request.(*agentpb.CreateSandboxRequest).GetSandboxPidns() {
-		t.Error("a single container shares its processes with nobody")
-	}
-	if got := h.wait("c1", ""); got != 5 {
-		t.Errorf("exit code is %d, want 5", got)
-	}
-	must(t, h.delete("c1", ""))
-	h.checkNothingLeft()
-	h.shutdownTask("c1")
-	h.await("shim to end", h.end.Done())
-}
-
-func TestSingleContainerFails(t *testing.T) {
-	h := newHarness(t)
-	h.guest.Fail("CreateContainer", errdefs.ErrUnavailable)
-	if err := h.create("c1", stdioPaths{}, nil); !errdefs.IsUnavailable(err) {
-		t.Errorf("creation: %v", err)
-	}
-	h.checkNothingLeft()
-	if err := h.delete("c1", ""); !errdefs.IsNotFound(err) {
-		t.Errorf("delete: %v", err)
-	}
-	h.shutdownTask("c1")
-	h.await("shim to end", h.end.Done())
-}
-
 // TestIdleLife: a shim that nobody asks for anything ends by itself, but not while its pod runs.
 func TestIdleLife(t *testing.T) {
 	h := newHarness(t)

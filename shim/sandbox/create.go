@@ -51,6 +51,9 @@ func (p *Pod) prepare(request Request) error {
 		return err
 	}
 	dir := stateDirOf(conf.StateDir, request.Bundle)
+	if request.OwnNetNS {
+		request.NetNS = filepath.Join(dir, netNSName)
+	}
 	if request.Placed != nil {
 		if err := request.Placed(dir); err != nil {
 			return err
@@ -68,6 +71,11 @@ func (p *Pod) prepare(request Request) error {
 	if err := record.write(dir); err != nil {
 		return err
 	}
+	if request.OwnNetNS {
+		if err := p.makeNetNS(request.NetNS); err != nil {
+			return err
+		}
+	}
 	if len(request.Config.GetDnsConfig().GetServers()) == 0 {
 		if request.Config.DnsConfig, err = p.platform.HostDNS(); err != nil {
 			return fmt.Errorf("inherit the node's dns settings: %w", err)
@@ -77,6 +85,26 @@ func (p *Pod) prepare(request Request) error {
 	defer p.mu.Unlock()
 	p.config, p.pod, p.stateDir = conf, pod, dir
 	p.serveStatus(dir)
+	return nil
+}
+
+// netNSName is the file in the state directory to which a namespace of the pod's own is bound.
+const netNSName = "netns"
+
+func (p *Pod) makeNetNS(path string) error {
+	made, err := p.platform.Network.Make(path)
+	if err != nil {
+		return err
+	}
+	p.undo.push("remove network namespace", func(context.Context) error {
+		p.mu.Lock()
+		p.netns = nil
+		p.mu.Unlock()
+		return made.Close()
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.netns, p.request.NetNS = made, path
 	return nil
 }
 

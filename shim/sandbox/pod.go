@@ -27,6 +27,18 @@ type Network interface {
 	Release(ctx context.Context, attachment *network.Attachment) error
 	// Detach removes what an Attach of an earlier process left. It is idempotent.
 	Detach(ctx context.Context, netns string) error
+	// Make makes a namespace and binds it to path. It fails without leaving anything behind. The caller calls Close.
+	Make(path string) (Namespace, error)
+	// Remove removes the path of a namespace that an earlier process made. It is idempotent.
+	Remove(path string) error
+}
+
+// Namespace is a network namespace that was made for one pod.
+type Namespace interface {
+	// TID is a thread that is in the namespace until Close, for those who look at /proc/<id>/ns/net.
+	TID() int
+	// Close removes the namespace. It is idempotent.
+	Close() error
 }
 
 // Members are the pod's containers as the task service knows them.
@@ -61,6 +73,9 @@ type Request struct {
 	ID, Namespace, Bundle string
 	// NetNS is the path of the pod's network namespace; empty means a pod without a network.
 	NetNS string
+	// OwnNetNS makes a namespace for a pod that got none. Between Create and Start somebody else may put a network into
+	// it, which finds it by Pod.PID; without one the pod cannot start.
+	OwnNetNS bool
 	// ConfigPath names the runtime configuration; empty means the default.
 	ConfigPath string
 	// Config is CRI's description of the pod, possibly empty, never nil. The pod owns it.
@@ -105,6 +120,7 @@ type Pod struct {
 	config    *config.Config
 	pod       config.Pod
 	stateDir  string
+	netns     Namespace // of a pod that made its own, until its VM is there
 	members   Members
 	instance  vm.Instance
 	guest     *agent.Client
@@ -167,14 +183,18 @@ func (p *Pod) Config() *config.Config {
 	return p.config
 }
 
-// PID is the process id of the VM monitor, 0 when none has run.
+// PID is the process id of the VM monitor. Before there is one, it is a thread in the network namespace that the pod made
+// for itself, or 0.
 func (p *Pod) PID() uint32 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.instance == nil {
-		return 0
+	switch {
+	case p.instance != nil:
+		return uint32(p.instance.PID())
+	case p.netns != nil:
+		return uint32(p.netns.TID())
 	}
-	return uint32(p.instance.PID())
+	return 0
 }
 
 // Guest is the connection to the agent of a running pod. It fails with errdefs.ErrFailedPrecondition in other states.

@@ -88,6 +88,9 @@ func Reap(ctx context.Context, driver vm.Driver, network Network, dir string) er
 			faults = append(faults, err)
 		}
 	}
+	if err := network.Remove(filepath.Join(dir, netNSName)); err != nil {
+		faults = append(faults, err)
+	}
 	if err := errors.Join(faults...); err != nil {
 		return err
 	}

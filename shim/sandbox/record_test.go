@@ -19,6 +19,7 @@ type detacher struct {
 	Network
 	err      error
 	detached []string
+	removed  []string
 }
 
 func (d *detacher) Attach(context.Context, string) (*network.Attachment, error) {
@@ -28,6 +29,11 @@ func (d *detacher) Attach(context.Context, string) (*network.Attachment, error) 
 func (d *detacher) Detach(_ context.Context, netns string) error {
 	d.detached = append(d.detached, netns)
 	return d.err
+}
+
+func (d *detacher) Remove(path string) error {
+	d.removed = append(d.removed, path)
+	return nil
 }
 
 func stateDir(t *testing.T) string {
@@ -63,6 +69,9 @@ func TestReap(t *testing.T) {
 	}
 	if len(net.detached) != 2 || net.detached[1] != record.NetNS {
 		t.Errorf("detached %q", net.detached)
+	}
+	if len(net.removed) != 2 || net.removed[0] != filepath.Join(dir, netNSName) {
+		t.Errorf("removed namespaces %q", net.removed)
 	}
 	if len(driver.Cleaned()) != 2 {
 		t.Errorf("driver cleaned %q", driver.Cleaned())

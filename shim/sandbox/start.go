@@ -92,6 +92,10 @@ func (p *Pod) attachNetwork(ctx context.Context) (*network.Attachment, error) {
 		return new(network.Attachment), nil
 	}
 	attachment, err := p.platform.Network.Attach(ctx, p.request.NetNS)
+	if errdefs.IsFailedPrecondition(err) && p.request.OwnNetNS {
+		return nil, fmt.Errorf("the container was given no network, and its image is pulled in the guest, which needs one; "+
+			"with ctr say --cni, or name a namespace that has one by --with-ns network:PATH: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}

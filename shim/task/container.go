@@ -29,20 +29,46 @@ type container struct {
 	id     string
 	bundle string
 	kind   kind
-	// guest is the agent of the pod that the container was created in; nil for kindPause. It stays usable while the pod
-	// stops, when the pod itself no longer hands it out.
-	guest *agent.Client
-	init  *process
+	init   *process
 	// removed is closed when the task is deleted.
 	removed chan struct{}
 
-	mu     sync.Mutex
-	execs  map[string]*process
-	report sandbox.ContainerReport
+	mu sync.Mutex
+	// guest is the agent of the pod that the container was created in; nil for kindPause, and before there is a VM. It
+	// stays usable while the pod stops, when the pod itself no longer hands it out.
+	guest *agent.Client
+	// pending is what Start makes the container from whose VM boots only then; nil otherwise.
+	pending *pending
+	execs   map[string]*process
+	report  sandbox.ContainerReport
 }
 
 func newContainer(id, bundle string, kind kind) *container {
 	return &container{id: id, bundle: bundle, kind: kind, execs: map[string]*process{}, removed: make(chan struct{})}
+}
+
+// inGuest is the agent that the container is known to. It fails with errdefs.ErrFailedPrecondition while there is none.
+func (c *container) inGuest() (*agent.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.guest == nil {
+		return nil, fmt.Errorf("container %s has no virtual machine before it is started: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	return c.guest, nil
+}
+
+// joined notes that the guest has the container.
+func (c *container) joined(guest *agent.Client) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.guest, c.pending = guest, nil
+}
+
+// waiting is what the container is still to be made from, or nil.
+func (c *container) waiting() *pending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pending
 }
 
 // process finds the first process (execID empty) or an exec.

@@ -62,7 +62,6 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 
 // createIn makes the container in the guest, unless it only stands for the pod.
 func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle, c *container) (retErr error) {
-	started := time.Now()
 	streams, err := openStdio(paths{
 		stdin: r.GetStdin(), stdout: r.GetStdout(), stderr: r.GetStderr(), terminal: r.GetTerminal(),
 	})
@@ -75,9 +74,19 @@ func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b 
 		}
 	}()
 	c.init = newProcess(c, "", streams)
-	if c.kind == kindPause {
+	switch {
+	case c.kind == kindPause:
 		return nil
+	case c.kind == kindSingle && s.pod.State() == sandbox.StateCreated:
+		c.pending = &pending{request: r, bundle: b}
+		return s.checkPending(ctx, c.pending)
 	}
+	return s.join(ctx, r, b, c)
+}
+
+// join makes the container in the guest of a running pod.
+func (s *Service) join(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle, c *container) error {
+	started := time.Now()
 	guest, err := s.pod.Guest()
 	if err != nil {
 		return err
@@ -86,7 +95,7 @@ func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b 
 	if err != nil {
 		return err
 	}
-	c.guest = guest
+	c.joined(guest)
 	s.watchOOM(guest)
 	notePull(ctx, report, c, time.Since(started))
 	return nil
@@ -96,10 +105,7 @@ func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b 
 func (s *Service) createInGuest(
 	ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle,
 ) (*guestpullpb.PullReport, error) {
-	request, jobs, err := b.CreateRequest(ctx, bundle.Options{
-		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
-		SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
-	})
+	request, jobs, err := b.CreateRequest(ctx, s.bundleOptions(r, b))
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +125,13 @@ func (s *Service) createInGuest(
 	}
 	pull.end(nil, report)
 	return report, nil
+}
+
+func (s *Service) bundleOptions(r *taskapi.CreateTaskRequest, b *bundle.Bundle) bundle.Options {
+	return bundle.Options{
+		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
+		SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
+	}
 }
 
 // removeFromGuest forgets a container in the guest; one that is not there is fine, and so is a guest that is gone.

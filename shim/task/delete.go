@@ -51,7 +51,11 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 	switch c.kind {
 	case kindMember:
-		if err := s.removeFromGuest(ctx, c.guest, c.id); err != nil {
+		guest, err := c.inGuest()
+		if err != nil {
+			return err
+		}
+		if err := s.removeFromGuest(ctx, guest, c.id); err != nil {
 			return err
 		}
 	default:

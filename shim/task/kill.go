@@ -30,15 +30,19 @@ func (s *Service) kill(ctx context.Context, p *process, signal syscall.Signal) e
 	switch {
 	case state == stateStopped:
 		return fmt.Errorf("it has exited: %w", errdefs.ErrNotFound)
-	case p.container.kind == kindPause:
-		return s.killPause(signal)
+	case p.container.kind == kindPause, p.execID == "" && p.container.waiting() != nil:
+		return s.killPod(signal)
 	case state == stateCreated:
 		return s.killCreated(ctx, p, signal)
 	}
 	if signal == syscall.SIGKILL {
 		p.killOnce.Do(func() { close(p.killed) })
 	}
-	return p.inGuest().Signal(ctx, uint32(signal))
+	inGuest, err := p.inGuest()
+	if err != nil {
+		return err
+	}
+	return inGuest.Signal(ctx, uint32(signal))
 }
 
 // killCreated ends a process that was never started. The guest is asked to end what waits there, but nothing attends
@@ -48,7 +52,11 @@ func (s *Service) killCreated(ctx context.Context, p *process, signal syscall.Si
 		return nil
 	}
 	if p.execID == "" {
-		if err := p.inGuest().Signal(ctx, uint32(syscall.SIGKILL)); err != nil && !errdefs.IsNotFound(err) {
+		inGuest, err := p.inGuest()
+		if err != nil {
+			return err
+		}
+		if err := inGuest.Signal(ctx, uint32(syscall.SIGKILL)); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}
@@ -56,9 +64,9 @@ func (s *Service) killCreated(ctx context.Context, p *process, signal syscall.Si
 	return nil
 }
 
-// killPause ends the pod that a pause task stands for, as the pause program would end by the same signals. The pod's end
-// reports the task's.
-func (s *Service) killPause(signal syscall.Signal) error {
+// killPod ends the pod that a pause task stands for, as the pause program would end by the same signals, and that of a
+// container which waits for its VM. The pod's end reports the task's.
+func (s *Service) killPod(signal syscall.Signal) error {
 	if !fatal(signal) {
 		return nil
 	}
@@ -88,7 +96,7 @@ func fatal(signal syscall.Signal) bool {
 func (s *Service) End(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, c := range s.all() {
-		if c.kind == kindPause {
+		if c.kind == kindPause || c.waiting() != nil {
 			continue
 		}
 		all.Go(func() {

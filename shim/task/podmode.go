@@ -47,6 +47,10 @@ func (s *Service) joinPod(ctx context.Context, r *taskapi.CreateTaskRequest, b *
 
 // makePod creates and boots the pod of a task.
 func (s *Service) makePod(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle, made kind) error {
+	if b.HostNetwork() {
+		return fmt.Errorf("the container asks for the host's network (ctr run --net-host), which a virtual machine cannot give it: %w",
+			errdefs.ErrInvalidArgument)
+	}
 	config, err := podConfigOf(b, made)
 	if err != nil {
 		return err
@@ -58,11 +62,12 @@ func (s *Service) makePod(ctx context.Context, r *taskapi.CreateTaskRequest, b *
 	s.mu.Lock()
 	s.ownsPod = true
 	s.mu.Unlock()
+	own := made == kindSingle && b.NetNS() == ""
 	err = s.pod.Create(ctx, sandbox.Request{
-		ID: r.GetID(), Namespace: namespace, Bundle: r.GetBundle(), NetNS: b.NetNS(), ConfigPath: s.configPath,
+		ID: r.GetID(), Namespace: namespace, Bundle: r.GetBundle(), NetNS: b.NetNS(), OwnNetNS: own, ConfigPath: s.configPath,
 		Config: config, Placed: s.placed,
 	})
-	if err != nil {
+	if err != nil || own {
 		return err
 	}
 	return s.pod.Start(ctx)

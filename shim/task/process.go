@@ -75,9 +75,14 @@ func (p *process) id() string {
 	return p.container.id
 }
 
-// inGuest is the process as the agent knows it. The container must not be one that stands for the pod.
-func (p *process) inGuest() *agent.Process {
-	return p.container.guest.Process(p.container.id, p.execID)
+// inGuest is the process as the agent knows it. It fails with errdefs.ErrFailedPrecondition while there is no agent. The
+// container must not be one that stands for the pod.
+func (p *process) inGuest() (*agent.Process, error) {
+	guest, err := p.container.inGuest()
+	if err != nil {
+		return nil, err
+	}
+	return guest.Process(p.container.id, p.execID), nil
 }
 
 func (p *process) String() string {

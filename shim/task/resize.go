@@ -30,7 +30,11 @@ func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*
 		p.exec.Process.ConsoleSize = &ocipb.Box{Height: r.GetHeight(), Width: r.GetWidth()}
 		return &emptypb.Empty{}, nil
 	}
-	if err := p.inGuest().Resize(ctx, r.GetWidth(), r.GetHeight()); err != nil {
+	inGuest, err := p.inGuest()
+	if err != nil {
+		return nil, err
+	}
+	if err := inGuest.Resize(ctx, r.GetWidth(), r.GetHeight()); err != nil {
 		return nil, fmt.Errorf("resize %s: %w", p, err)
 	}
 	return &emptypb.Empty{}, nil

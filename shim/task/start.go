@@ -29,15 +29,22 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	if p.container.kind == kindPause {
 		return s.startPause(p)
 	}
+	if err := s.boot(ctx, p); err != nil {
+		return nil, fmt.Errorf("start %s: %w", p, err)
+	}
+	inGuest, err := p.inGuest()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", p, err)
+	}
 	started := time.Now()
 	if err := s.startInGuest(ctx, p); err != nil {
-		return nil, fmt.Errorf("start %s: %w", p, s.because(p.container.guest, err))
+		return nil, fmt.Errorf("start %s: %w", p, err)
 	}
 	if err := p.move(stateCreated, stateRunning); err != nil {
 		return nil, err // killed, or its pod died, in this very moment
 	}
 	s.postStarted(p)
-	go s.attend(p)
+	go s.attend(p, inGuest)
 	if p.execID == "" {
 		took := time.Since(started)
 		p.container.note(func(report *sandbox.ContainerReport) { report.StartMicros = took.Microseconds() })
@@ -52,11 +59,14 @@ func (s *Service) startInGuest(ctx context.Context, p *process) error {
 		return err
 	}
 	if p.execID != "" {
-		_, err := guest.ExecProcess(ctx, p.exec)
-		return err
+		_, err = guest.ExecProcess(ctx, p.exec)
+	} else {
+		_, err = guest.StartContainer(ctx, &agentpb.StartContainerRequest{ContainerId: p.container.id})
 	}
-	_, err = guest.StartContainer(ctx, &agentpb.StartContainerRequest{ContainerId: p.container.id})
-	return err
+	if err != nil {
+		return s.because(guest, err)
+	}
+	return nil
 }
 
 // startPause marks the task that stands for the pod as running; the VM runs since its creation.

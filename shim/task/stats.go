@@ -56,7 +56,11 @@ func (s *Service) stats(ctx context.Context, c *container) (*cgroupstats.Metrics
 	if state, _ := c.init.current(); state == stateStopped {
 		return nil, fmt.Errorf("it has exited: %w", errdefs.ErrNotFound)
 	}
-	stats, err := c.guest.StatsContainer(ctx, &agentpb.StatsContainerRequest{ContainerId: c.id})
+	guest, err := c.inGuest()
+	if err != nil {
+		return nil, err
+	}
+	stats, err := guest.StatsContainer(ctx, &agentpb.StatsContainerRequest{ContainerId: c.id})
 	if err != nil {
 		return nil, err
 	}

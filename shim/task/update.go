@@ -36,7 +36,11 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, fmt.Errorf("update container %s: %w", c.id, err)
 	}
-	if _, err := c.guest.UpdateContainer(ctx, &agentpb.UpdateContainerRequest{ContainerId: c.id, Resources: resources}); err != nil {
+	guest, err := c.inGuest()
+	if err != nil {
+		return nil, fmt.Errorf("update: %w", err)
+	}
+	if _, err := guest.UpdateContainer(ctx, &agentpb.UpdateContainerRequest{ContainerId: c.id, Resources: resources}); err != nil {
 		return nil, fmt.Errorf("update container %s: %w", c.id, err)
 	}
 	return &emptypb.Empty{}, nil

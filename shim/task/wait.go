@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/coffer-project/coffer/shim/agent"
 )
 
 const (
@@ -48,8 +50,8 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 //
 // The exit status is asked for only when the output has ended, because an agent may forget a process, with what is left in
 // its pipes, as soon as its status was told. Two things cut that short: a client that has stopped reading, and a kill.
-func (s *Service) attend(p *process) {
-	ended := s.copyStdio(p)
+func (s *Service) attend(p *process, inGuest *agent.Process) {
+	ended := s.copyStdio(p, inGuest)
 	killed := afterClosed(p.killed, killGrace, p.stopped)
 	select {
 	case <-ended:
@@ -59,7 +61,7 @@ func (s *Service) attend(p *process) {
 	case <-p.stopped: // the pod is gone
 		return
 	}
-	e, ok := s.awaitExit(p)
+	e, ok := s.awaitExit(p, inGuest)
 	if !ok {
 		return
 	}
@@ -72,8 +74,8 @@ func (s *Service) attend(p *process) {
 }
 
 // awaitExit asks the guest for the exit status. It reports false when the end of the pod reports the process's end.
-func (s *Service) awaitExit(p *process) (exit, bool) {
-	status, err := p.inGuest().Wait(s.life)
+func (s *Service) awaitExit(p *process, inGuest *agent.Process) (exit, bool) {
+	status, err := inGuest.Wait(s.life)
 	if err == nil {
 		return exit{status: status, at: time.Now()}, true
 	}
@@ -92,8 +94,7 @@ func (s *Service) awaitExit(p *process) (exit, bool) {
 
 // copyStdio starts the copies between the guest and the client. The returned channel is closed when the output has
 // ended; the copy of the input ends with the process.
-func (s *Service) copyStdio(p *process) <-chan struct{} {
-	inGuest := p.inGuest()
+func (s *Service) copyStdio(p *process, inGuest *agent.Process) <-chan struct{} {
 	logged := func(copying string, err error) {
 		select {
 		case <-p.stopped: // its streams were closed under the copy
