@@ -98,6 +98,11 @@ func (b *Bundle) IsSandbox() bool {
 // SandboxID is the id of the pod that the container belongs to; empty outside Kubernetes.
 func (b *Bundle) SandboxID() string { return b.spec.Annotations[annotationSandbox] }
 
+// NamesImage tells whether an annotation says which image the container is of.
+func (b *Bundle) NamesImage() bool {
+	return b.spec.Annotations[annotationImage] != "" || b.spec.Annotations[annotationImageCRIO] != ""
+}
+
 // Annotations returns the specification's annotations; the caller must not change them.
 func (b *Bundle) Annotations() map[string]string { return b.spec.Annotations }
 

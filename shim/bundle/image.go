@@ -50,12 +50,14 @@ func rootfsVolume(rootfs []*types.Mount) (*volume.Volume, error) {
 }
 
 // imageStorage makes the storage by which the guest pulls the image onto the container's root.
-func (b *Bundle) imageStorage(rootfs []*types.Mount, mountPoint string, annotations map[string]string, d *dropped) (*agentpb.Storage, error) {
+func (b *Bundle) imageStorage(
+	rootfs []*types.Mount, image, mountPoint string, annotations map[string]string, d *dropped,
+) (*agentpb.Storage, error) {
 	v, err := rootfsVolume(rootfs)
 	if err != nil {
 		return nil, err
 	}
-	reference, err := imageReference(v, b.spec.Annotations)
+	reference, err := imageReference(v, b.spec.Annotations, image)
 	if err != nil {
 		return nil, err
 	}
@@ -79,12 +81,12 @@ func (b *Bundle) imageStorage(rootfs []*types.Mount, mountPoint string, annotati
 	}, nil
 }
 
-// imageReference says which image the guest pulls: what CRI calls the container's image, else what the snapshotter says.
-// CRI comes first because snapshots are shared: when two images have the same layers, and the same image encrypted twice
-// does, the snapshot remembers only the one that was pulled first.
-func imageReference(v *volume.Volume, annotations map[string]string) (string, error) {
+// imageReference says which image the guest pulls: what CRI or containerd calls the container's image, else what the
+// snapshotter says. The snapshotter comes last because snapshots are shared: when two images have the same layers, and
+// the same image encrypted twice does, the snapshot remembers only the one that was pulled first.
+func imageReference(v *volume.Volume, annotations map[string]string, image string) (string, error) {
 	for _, candidate := range []string{
-		annotations[annotationImage], annotations[annotationImageCRIO], v.Source, v.ImagePull.Metadata[volume.MetadataImageRef],
+		annotations[annotationImage], annotations[annotationImageCRIO], image, v.Source, v.ImagePull.Metadata[volume.MetadataImageRef],
 	} {
 		if reference, ok := normalizeReference(candidate); ok {
 			return reference, nil

@@ -29,6 +29,8 @@ type Options struct {
 	ContainerID string
 	// Rootfs are the mounts that containerd's create call carries; one has the volume document.
 	Rootfs []*types.Mount
+	// Image is what containerd calls the container's image; it counts when no annotation names one.
+	Image string
 	// Hostname is the pod's; empty takes the specification's.
 	Hostname string
 	// SharedPID puts the container into the sandbox's process namespace.
@@ -60,7 +62,7 @@ func (b *Bundle) createRequest(
 	var d dropped
 	rootfs := guestRun + "/" + id + "/rootfs"
 	annotations := pick("annotations", b.spec.Annotations, annotationPrefixes, &d)
-	image, err := b.imageStorage(opts.Rootfs, rootfs, annotations, &d)
+	image, err := b.imageStorage(opts.Rootfs, opts.Image, rootfs, annotations, &d)
 	if err != nil {
 		return nil, nil, fmt.Errorf("image of container %s: %w", id, err)
 	}

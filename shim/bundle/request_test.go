@@ -200,10 +200,12 @@ func addMount(m specs.Mount) func(*specs.Spec) {
 
 func TestImageReference(t *testing.T) {
 	for name, test := range map[string]struct {
-		source, metadata, annotation, crio string
-		want                               string
+		source, metadata, annotation, crio, image string
+		want                                      string
 	}{
 		"pod first":          {source: "example.com/a:1", metadata: "example.com/b:1", annotation: "example.com/c:1", want: "example.com/c:1"},
+		"then containerd":    {source: "example.com/a:1", image: "example.com/e:1", want: "example.com/e:1"},
+		"containerd's id":    {source: "example.com/a:1", image: "sha256:0000", want: "example.com/a:1"},
 		"then snapshotter":   {source: "example.com/a:1", metadata: "example.com/b:1", want: "example.com/a:1"},
 		"then its label":     {source: volume.DummySource, metadata: "example.com/b:1", want: "example.com/b:1"},
 		"pod by image id":    {source: "example.com/a:1", annotation: "sha256:0000", want: "example.com/a:1"},
@@ -224,7 +226,7 @@ func TestImageReference(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := guestPull(test.source)
 			v.ImagePull.Metadata[volume.MetadataImageRef] = test.metadata
-			got, err := imageReference(v, map[string]string{annotationImage: test.annotation, annotationImageCRIO: test.crio})
+			got, err := imageReference(v, map[string]string{annotationImage: test.annotation, annotationImageCRIO: test.crio}, test.image)
 			if got != test.want || (test.want == "") != errdefs.IsFailedPrecondition(err) {
 				t.Errorf("got %q, %v; want %q", got, err, test.want)
 			}
@@ -248,7 +250,7 @@ func TestForeignDigest(t *testing.T) {
 			v.ImagePull.Metadata[volume.MetadataImageRef] = test.ref
 			v.ImagePull.Metadata[volume.MetadataManifestDigest] = testDigest
 			b := &Bundle{spec: &specs.Spec{Annotations: map[string]string{annotationImage: "example.com/c:1"}}}
-			storage, err := b.imageStorage(testRootfs(t, v), "/rootfs", nil, &dropped{})
+			storage, err := b.imageStorage(testRootfs(t, v), "", "/rootfs", nil, &dropped{})
 			if err != nil {
 				t.Fatal(err)
 			}

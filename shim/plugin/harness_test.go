@@ -56,6 +56,8 @@ type harness struct {
 	network   *fakeNetwork
 	events    *eventLog
 	config    *config.Config
+	images    map[string]string // what containerd calls the containers' images, by container
+	imagesErr error
 	tasks     taskapi.TTRPCTaskService
 	sandboxes sandboxapi.TTRPCSandboxService
 }
@@ -86,7 +88,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 		Network:    h.network,
 		Forward:    h.network.forward,
 		HostDNS:    func() (*cri.DNSConfig, error) { return &cri.DNSConfig{Servers: []string{"192.0.2.53"}}, nil },
-	}, h.events, h.end, record)
+	}, h.events, func(_ context.Context, id string) (string, error) { return h.images[id], h.imagesErr }, h.end, record)
 	h.serve(life)
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), "test"), 2*patience)
 	h.ctx = ctx

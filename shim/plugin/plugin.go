@@ -79,16 +79,20 @@ func newHost(ic *plugin.InitContext) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return assemble(ic.Context, platform(), publisher.(shim.Publisher), end, record), nil
+	names := imageNames(ic.Properties[plugins.PropertyGRPCAddress])
+	return assemble(ic.Context, platform(), publisher.(shim.Publisher), names, end, record), nil
 }
 
 // assemble connects the parts. end's callback stops the pod and then delivers the last events.
-func assemble(life context.Context, p sandbox.Platform, publisher shim.Publisher, end shutdown.Service, record *bundleRecord) *host {
+func assemble(
+	life context.Context, p sandbox.Platform, publisher shim.Publisher, names task.ImageNames, end shutdown.Service,
+	record *bundleRecord,
+) *host {
 	pod := sandbox.New(life, p)
 	guard := newGuard(pod, record.removeSocket, end.Shutdown)
 	h := &host{guard: guard}
 	h.tasks = task.NewService(life, task.Options{
-		Pod: pod, Publisher: publisher, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,
+		Pod: pod, Publisher: publisher, ImageNames: names, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,
 	})
 	h.sandboxes = sandbox.NewService(sandbox.ServiceOptions{
 		Pod: pod, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,

@@ -45,6 +45,27 @@ func TestSingleContainerFails(t *testing.T) {
 	h.await("shim to end", h.end.Done())
 }
 
+// TestImageByContainerd: two images with the same layers share a snapshot, which names one of them. Clients other than CRI
+// say in containerd's record of the container which one it is.
+func TestImageByContainerd(t *testing.T) {
+	h := newHarness(t)
+	h.images = map[string]string{"c1": "registry.example/twin:1"}
+	h.run("c1")
+	request := h.guest.Calls("CreateContainer")[0].Request.(*agentpb.CreateContainerRequest)
+	if got := request.GetStorages()[0].GetSource(); got != "registry.example/twin:1" {
+		t.Errorf("the guest pulls %s", got)
+	}
+}
+
+func TestImageNotToldByContainerd(t *testing.T) {
+	h := newHarness(t)
+	h.imagesErr = errdefs.ErrUnavailable
+	if err := h.create("c1", stdioPaths{}, nil); !errdefs.IsUnavailable(err) {
+		t.Errorf("creation: %v", err)
+	}
+	h.checkNothingLeft()
+}
+
 // newWaiting creates a container that names no network namespace; it waits for its network.
 func newWaiting(t *testing.T) *harness {
 	t.Helper()

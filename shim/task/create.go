@@ -105,7 +105,11 @@ func (s *Service) join(ctx context.Context, r *taskapi.CreateTaskRequest, b *bun
 func (s *Service) createInGuest(
 	ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle,
 ) (*guestpullpb.PullReport, error) {
-	request, jobs, err := b.CreateRequest(ctx, s.bundleOptions(r, b))
+	options, err := s.bundleOptions(ctx, r, b)
+	if err != nil {
+		return nil, err
+	}
+	request, jobs, err := b.CreateRequest(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -127,11 +131,19 @@ func (s *Service) createInGuest(
 	return report, nil
 }
 
-func (s *Service) bundleOptions(r *taskapi.CreateTaskRequest, b *bundle.Bundle) bundle.Options {
-	return bundle.Options{
+// bundleOptions are what a container's request needs beyond its bundle. Clients other than CRI put the image's name into
+// containerd's record of the container and nowhere else.
+func (s *Service) bundleOptions(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle) (bundle.Options, error) {
+	options := bundle.Options{
 		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
 		SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
 	}
+	if b.NamesImage() {
+		return options, nil
+	}
+	var err error
+	options.Image, err = s.images(ctx, r.GetID())
+	return options, err
 }
 
 // removeFromGuest forgets a container in the guest; one that is not there is fine, and so is a guest that is gone.

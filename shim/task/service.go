@@ -39,6 +39,7 @@ type Service struct {
 	life       context.Context
 	pod        *sandbox.Pod
 	outbox     *outbox
+	images     ImageNames
 	configPath string
 	placed     func(stateDir string) error
 	shutdown   func()
@@ -68,10 +69,15 @@ var (
 	_ sandbox.Members          = (*Service)(nil)
 )
 
+// ImageNames tells what containerd calls the image of a container, empty when it does not know.
+type ImageNames func(ctx context.Context, id string) (string, error)
+
 // Options are what a Service needs of the process that it runs in. All fields but ConfigPath are required.
 type Options struct {
 	Pod       *sandbox.Pod
 	Publisher events.Publisher
+	// ImageNames is asked for a container whose annotations name no image.
+	ImageNames ImageNames
 	// ConfigPath names the runtime configuration that the shim was started with; empty means the default.
 	ConfigPath string
 	// Placed remembers where the pod's state is.
@@ -84,7 +90,7 @@ type Options struct {
 func NewService(life context.Context, options Options) *Service {
 	s := &Service{
 		life: life, pod: options.Pod, outbox: newOutbox(life, options.Publisher),
-		configPath: options.ConfigPath, placed: options.Placed, shutdown: options.Shutdown,
+		images: options.ImageNames, configPath: options.ConfigPath, placed: options.Placed, shutdown: options.Shutdown,
 		containers: map[string]*container{}, creations: map[string]*creation{},
 	}
 	options.Pod.SetMembers(s)

@@ -21,7 +21,11 @@ type pending struct {
 // checkPending tells at the creation what is wrong with a container, as far as the host can know: its start makes the
 // same request again.
 func (s *Service) checkPending(ctx context.Context, made *pending) error {
-	_, _, err := made.bundle.CreateRequest(ctx, s.bundleOptions(made.request, made.bundle))
+	options, err := s.bundleOptions(ctx, made.request, made.bundle)
+	if err != nil {
+		return err
+	}
+	_, _, err = made.bundle.CreateRequest(ctx, options)
 	return err
 }
 
