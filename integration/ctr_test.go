@@ -46,13 +46,14 @@ func TestCtr(t *testing.T) {
 
 // removeAll removes what a failed test has left.
 func (l *ctrLab) removeAll(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), lifeBudget)
 	defer cancel()
 	list, err := l.node.Ctr(ctx, "container", "list", "-q")
 	if err != nil {
 		t.Error(err)
 	}
-	for _, id := range strings.Fields(list) {
+	for id := range strings.FieldsSeq(list) {
 		_, _ = l.node.Ctr(ctx, "task", "delete", "--force", id) // it may have none
 		if _, err := l.node.Ctr(ctx, "container", "delete", id); err != nil {
 			t.Error(err)
@@ -284,7 +285,7 @@ func (l *ctrLab) localPull(t *testing.T) {
 	}
 	_, name, _ := strings.Cut(own.image, "/")
 	repository, _, _ := strings.Cut(name, ":")
-	if released, err := l.node.Broker.Released(repository + "/key"); err != nil || len(released) == 0 {
+	if released, err := l.node.Broker.Released("kbs:///" + repository + "/key"); err != nil || len(released) == 0 {
 		t.Errorf("the broker gave the key of the image that was run %d times: %v", len(released), err)
 	}
 }

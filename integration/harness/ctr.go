@@ -59,8 +59,7 @@ func (n *Node) Ctr(ctx context.Context, args ...string) (string, error) {
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
 	err = cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = &CtrError{Status: exit.ExitCode(), Stderr: stderr.String()}
 	}
 	return stdout.String(), err
