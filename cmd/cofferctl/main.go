@@ -1,4 +1,5 @@
-// Command cofferctl is the user's tool: it encrypts images, builds guest images and talks to the key broker.
+// Command cofferctl is the user's tool: it encrypts images, builds guest images and talks to the key broker. Commands for
+// a node's admin it hands on to coffer-node, the host's half.
 package main
 
 import (
@@ -9,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/coffer-project/coffer/cmd/internal/args"
 )
 
 func main() {
@@ -18,14 +21,14 @@ func main() {
 	app := &cli.App{
 		Name:  "cofferctl",
 		Usage: "prepare images, guests and keys for Coffer",
-		Commands: []*cli.Command{
+		Commands: append([]*cli.Command{
 			guestCommand(),
 			imageCommand(),
 			initdataCommand(),
 			kbsCommand(),
-		},
+		}, nodeCommands()...),
 	}
-	if err := app.RunContext(ctx, flagsFirst(app, os.Args)); err != nil {
+	if err := app.RunContext(ctx, args.FlagsFirst(app, os.Args)); err != nil {
 		fmt.Fprintln(os.Stderr, "cofferctl:", err)
 		os.Exit(1)
 	}

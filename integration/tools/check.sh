@@ -40,6 +40,13 @@ for party in "${parties[@]}"; do
         [ -z "$bad" ] || fault "$party imports $(head -n 1 <<<"$bad")"
     done
 done
+# The admin's view stands above the two halves of the host's side, and nothing but its command above it.
+bad=$(deps ./node/... | grep -E "^$mod/(guestpull|owner|integration)(/|$)")
+[ -z "$bad" ] || fault "node imports $(head -n 1 <<<"$bad")"
+for party in "${parties[@]}"; do
+    bad=$(deps "./$party/..." | grep -E "^$mod/node(/|$)")
+    [ -z "$bad" ] || fault "$party imports $(head -n 1 <<<"$bad")"
+done
 bad=$(deps ./proto/... | grep -E "^$mod/" | grep -vE "^$mod/proto(/|$)")
 [ -z "$bad" ] || fault "proto imports $(head -n 1 <<<"$bad")"
 
@@ -48,12 +55,13 @@ forbid() { # forbid BINARY WHY PATTERN
     bad=$(deps "./cmd/$1" | grep -E "$3")
     [ -z "$bad" ] || fault "$1 $2: it links $(head -n 1 <<<"$bad")"
 }
-for host in coffer-snapshotter containerd-shim-coffer-v2; do
+for host in coffer-snapshotter containerd-shim-coffer-v2 coffer-node; do
     forbid "$host" "must not be able to decrypt" "^$mod/(guestpull|owner)(/|\$)|^github.com/containers/ocicrypt|^$mod/proto/keyprovider\$"
 done
 forbid coffer-snapshotter "must not reach a registry" 'containerd/v2/core/remotes/docker'
 forbid coffer-guest "must hold no VM driver and no verifier" "^$mod/(shim|snapshotter|owner)(/|\$)|go-sev-guest/verify|go-tdx-guest/verify|open-policy-agent"
-forbid coffer-kbs "must hold no host code" "^$mod/(shim|snapshotter|guestpull)(/|\$)"
+forbid coffer-kbs "must hold no host code" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"
+forbid cofferctl "must hold no host code: coffer-node does" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"
 
 # vm knows no hypervisor; only plugin names one.
 bad=$(go list -f '{{.ImportPath}}: {{join .Imports " "}}' ./shim/... 2>/dev/null |

@@ -63,6 +63,11 @@ func (p *Pod) prepare(request Request) error {
 		return err
 	}
 	p.undo.push("remove state directory", func(context.Context) error { return os.RemoveAll(dir) })
+	release, err := hold(dir)
+	if err != nil {
+		return err
+	}
+	p.undo.push("release state directory", func(context.Context) error { return release() })
 	record := &Record{
 		ID: request.ID, Namespace: request.Namespace, Bundle: request.Bundle, NetNS: request.NetNS, CreatedAt: time.Now(),
 		ShimPID: os.Getpid(),

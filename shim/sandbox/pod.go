@@ -25,12 +25,9 @@ type Network interface {
 	Attach(ctx context.Context, netns string) (*network.Attachment, error)
 	// Release undoes Attach, after the VM has stopped. It is idempotent.
 	Release(ctx context.Context, attachment *network.Attachment) error
-	// Detach removes what an Attach of an earlier process left. It is idempotent.
-	Detach(ctx context.Context, netns string) error
 	// Make makes a namespace and binds it to path. It fails without leaving anything behind. The caller calls Close.
 	Make(path string) (Namespace, error)
-	// Remove removes the path of a namespace that an earlier process made. It is idempotent.
-	Remove(path string) error
+	Reaper
 }
 
 // Namespace is a network namespace that was made for one pod.

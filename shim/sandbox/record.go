@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/atomicfile"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/coffer-project/coffer/shim/vm"
 )
@@ -67,10 +68,46 @@ func ReadRecord(dir string) (*Record, error) {
 	return record, nil
 }
 
+// Reaper is the part of a Network that the process after a killed shim needs.
+type Reaper interface {
+	// Detach removes what an Attach of an earlier process left. It is idempotent.
+	Detach(ctx context.Context, netns string) error
+	// Remove removes the path of a namespace that an earlier process made. It is idempotent.
+	Remove(path string) error
+}
+
+// hold takes the lock of a state directory, which tells a pod with a shim from what a killed one has left: the kernel
+// gives it back with the process. Every release gives it back too.
+func hold(dir string) (release func() error, err error) {
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
+	}
+	return file.Close, nil
+}
+
+// Orphaned tells whether no shim holds a state directory. It fails with errdefs.ErrNotFound when there is none.
+func Orphaned(dir string) (bool, error) {
+	release, err := hold(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return false, fmt.Errorf("state directory %s: %w", dir, errdefs.ErrNotFound)
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, release()
+}
+
 // Reap releases what a pod whose shim died left behind: its VM, its network, its state directory, in this order. It is
 // idempotent, succeeds when nothing is there, and keeps the directory when something else could not be released, so
 // that it can be tried again.
-func Reap(ctx context.Context, driver vm.Driver, network Network, dir string) error {
+func Reap(ctx context.Context, driver vm.Driver, network Reaper, dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -19,6 +19,7 @@ type Report struct {
 	VMPID          uint32 `json:"vm_pid,omitempty"`
 	VCPUs          uint32 `json:"vcpus,omitempty"`
 	MemoryMiB      uint32 `json:"memory_mib,omitempty"`
+	Accelerator    string `json:"accelerator,omitempty"`
 	AgentVersion   string `json:"agent_version,omitempty"`
 	InitdataDigest string `json:"initdata_digest,omitempty"`
 	// Boot is the host's view of a pod's start, in order; GuestBoot the guest's own, from kernel to ready.
@@ -146,6 +147,9 @@ func (p *Pod) Report() Report {
 	}
 	if p.instance != nil {
 		report.VMPID = uint32(p.instance.PID())
+	}
+	if accelerated, ok := p.instance.(interface{ Accelerator() string }); ok {
+		report.Accelerator = accelerated.Accelerator()
 	}
 	if p.exit.Err != nil {
 		report.Error = p.exit.Err.Error()

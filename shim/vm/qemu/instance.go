@@ -289,6 +289,9 @@ func (i *Instance) gone(port uint32) error {
 	return fmt.Errorf("dial vm %s port %d: %w: %w", i.config.ID, port, errdefs.ErrUnavailable, reason)
 }
 
+// Accelerator tells how guest code runs: kvm or tcg. It is for reports.
+func (i *Instance) Accelerator() string { return string(i.machine.accelerator) }
+
 // PID implements vm.Instance.
 func (i *Instance) PID() int {
 	i.mu.Lock()

@@ -57,6 +57,23 @@ func (d *Driver) accelerator(ctx context.Context, kernel string) (Accelerator, e
 	return v.Accelerator, nil
 }
 
+// Probe tells how guest code would run, as New would decide it: by a real boot of kernel where that is called for and not
+// yet remembered. reason says why KVM was not taken, empty when it was, or when the options say TCG.
+func (d *Driver) Probe(ctx context.Context, kernel string) (_ Accelerator, reason string, _ error) {
+	if err := checkBinary(d.options.Binary); err != nil {
+		return "", "", err
+	}
+	if d.options.Accelerator == Auto {
+		if err := openKVM(); err != nil {
+			return TCG, err.Error(), nil
+		}
+		v, err := d.decide(ctx, kernel)
+		return v.Accelerator, v.Reason, err
+	}
+	accelerator, err := d.accelerator(ctx, kernel)
+	return accelerator, "", err
+}
+
 func openKVM() error {
 	device, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
 	if err != nil {

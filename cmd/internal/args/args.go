@@ -1,4 +1,5 @@
-package main
+// Package args puts a command line into the order that the command line library wants.
+package args
 
 import (
 	"slices"
@@ -7,15 +8,19 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// flagsFirst moves flags before the arguments of the command that args name, because people write them in either order
-// and the command line library stops at the first argument. "--" ends the flags, as everywhere.
-func flagsFirst(app *cli.App, args []string) []string {
+// FlagsFirst moves flags before the arguments of the command that args name, because people write them in either order
+// and the command line library stops at the first argument. "--" ends the flags, as everywhere. A command that parses no
+// flags gets its arguments as they are.
+func FlagsFirst(app *cli.App, args []string) []string {
 	commands, flags := app.Commands, app.Flags
 	i := 1
 	for ; i < len(args); i++ {
 		command := find(commands, args[i])
 		if command == nil {
 			break
+		}
+		if command.SkipFlagParsing {
+			return args
 		}
 		commands, flags = command.Subcommands, command.Flags
 	}

@@ -1,0 +1,191 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/coffer-project/coffer/proto/initdata"
+	shim "github.com/coffer-project/coffer/shim/config"
+)
+
+func TestHealthyNode(t *testing.T) {
+	findings := healthy().examine(t)
+	for _, f := range findings {
+		// No machine keeps the host out of a guest's memory yet.
+		if (f.Status == Warn || f.Status == Fail) && f.Check != "confidential computing" {
+			t.Errorf("%+v", f)
+		}
+		if (f.Cure != "") != (f.Status == Warn || f.Status == Fail) {
+			t.Errorf("%s is %s and has the cure %q", f.Check, f.Status, f.Cure)
+		}
+	}
+	seen := map[string]bool{}
+	for _, f := range findings {
+		seen[f.Check] = true
+	}
+	if len(seen) != len(checks) {
+		t.Errorf("%d of %d checks found something:\n%s", len(seen), len(checks), asJSON(t, findings))
+	}
+}
+
+// replace changes containerd's configuration.
+func replace(from, to string) func(*node) {
+	return func(n *node) {
+		text := n.host.programs["containerd config dump"]
+		if !strings.Contains(text, from) {
+			panic("no " + from)
+		}
+		n.host.programs["containerd config dump"] = strings.Replace(text, from, to, 1)
+	}
+}
+
+func program(line, text string) func(*node) {
+	return func(n *node) { n.host.programs[line] = text }
+}
+
+func file(path, content string) func(*node) { return func(n *node) { n.host.put(path, content) } }
+
+func without(path string) func(*node) { return func(n *node) { n.host.drop(path) } }
+
+func TestBrokenNodes(t *testing.T) {
+	const qemu = "/usr/bin/qemu-system-x86_64"
+	fault := errors.New("it is broken")
+	for name, test := range map[string]struct {
+		breakIt func(*node)
+		check   string
+		status  Status
+		fact    string
+	}{
+		"shim key unknown":    {func(n *node) { n.shimText = "colour = 1\n" }, "shim configuration", Fail, "unknown key colour"},
+		"snapshotter faults":  {func(n *node) { n.snapshotterText = "version = 7\nroot = \"x\"\n" }, "snapshotter configuration", Fail, "root"},
+		"no qemu":             {func(n *node) { delete(n.host.programs, qemu+" --version") }, "qemu", Fail, "does not run"},
+		"old qemu":            {program(qemu+" --version", "QEMU emulator version 9.2.0"), "qemu", Fail, "9.2"},
+		"qemu without serial": {program(qemu+" -device help", `name "virtio-net-pci" name "virtio-blk-pci" name "vhost-vsock-pci"`), "qemu devices", Fail, "lacks virtserialport"},
+		"no kernel":           {without("/usr/share/coffer/guest/vmlinux"), "guest image", Fail, "vmlinux"},
+		"empty initrd":        {file("/usr/share/coffer/guest/initrd.cpio", ""), "guest image", Fail, "empty"},
+		"other kernel":        {file("/usr/share/coffer/guest/vmlinux", "other"), "guest image", Fail, "not the file that was built"},
+		"no manifest":         {without("/usr/share/coffer/guest/manifest.json"), "guest image", Warn, "manifest.json"},
+		"broken manifest":     {file("/usr/share/coffer/guest/manifest.json", "{"), "guest image", Warn, "manifest"},
+		"kvm spins": {func(n *node) {
+			n.Probes.Boot = func(context.Context, *shim.Config) (string, string, error) { return "tcg", "no boot within 15s", nil }
+		}, "accelerator", Warn, "no boot within 15s"},
+		"tcg asked for": {func(n *node) {
+			n.Probes.Boot = func(context.Context, *shim.Config) (string, string, error) { return "tcg", "", nil }
+		}, "accelerator", Warn, "is tcg"},
+		"no boot at all": {func(n *node) {
+			n.Probes.Boot = func(context.Context, *shim.Config) (string, string, error) { return "", "", fault }
+		}, "accelerator", Fail, "it is broken"},
+		"little memory":      {file("/proc/meminfo", "MemAvailable: 1024 kB\n"), "memory", Warn, "1 MiB"},
+		"no vsock":           {without("/dev/vhost-vsock"), "vsock", Warn, "serial"},
+		"vsock demanded":     {func(n *node) { n.host.drop("/dev/vhost-vsock"); n.shimText = "[hypervisor]\ntransport = \"vsock\"\n" }, "vsock", Fail, "vhost-vsock"},
+		"no tun":             {without("/dev/net/tun"), "pod network", Fail, "tun"},
+		"no tc":              {func(n *node) { n.Probes.Network = func(context.Context) error { return fault } }, "pod network", Fail, "it is broken"},
+		"cgroups v1":         {without("/sys/fs/cgroup/cgroup.controllers"), "control groups", Warn, "v1"},
+		"no overlay":         {file("/proc/filesystems", "\text4\n"), "overlayfs", Fail, "overlay"},
+		"no containerd":      {func(n *node) { delete(n.host.programs, "containerd --version") }, "containerd", Fail, "does not run"},
+		"old containerd":     {program("containerd --version", "containerd github.com/containerd/containerd/v2 v2.2.1 x"), "containerd", Fail, "2.2.1"},
+		"broken containerd":  {program("containerd config dump", "!"), "containerd", Fail, "cannot read"},
+		"no shim":            {func(n *node) { delete(n.host.programs, "containerd-shim-coffer-v2 -v") }, "shim binary", Fail, "does not run"},
+		"no proxy plugin":    {replace(containerd[strings.Index(containerd, "[proxy"):], ""), "containerd snapshotter", Fail, "no proxy plugin"},
+		"other address":      {replace("/run/coffer-snapshotter/snapshotter.sock", "/run/other.sock"), "containerd snapshotter", Fail, "/run/other.sock"},
+		"no annotations":     {replace("enable_remote_snapshot_annotations", "disable"), "containerd snapshotter", Fail, "enable_remote_snapshot_annotations"},
+		"capability":         {replace("capabilities = []", "capabilities = ['rebase']"), "containerd snapshotter", Fail, "rebase"},
+		"other root":         {replace("/var/lib/coffer-snapshotter", "/var/lib/x"), "containerd snapshotter", Warn, "/var/lib/x"},
+		"no handler":         {replace("io.containerd.coffer.v2", "io.containerd.kata.v2"), "containerd handlers", Fail, "no runtime handler"},
+		"handler unpacks":    {replace("snapshotter = 'coffer'", "snapshotter = ''"), "containerd handlers", Fail, "unpacked on this host"},
+		"pause pulled":       {replace("disable_pause_image_pull = true", ""), "containerd handlers", Warn, "pause"},
+		"strange sandboxer":  {replace("sandboxer = 'shim'", "sandboxer = 'none'"), "containerd handlers", Fail, "none"},
+		"no pod annotations": {replace("pod_annotations = ['io.katacontainers.*']", ""), "containerd handlers", Warn, "annotations"},
+		"no such ConfigPath": {replace("/etc/coffer/shim.toml", "/etc/none.toml"), "containerd handlers", Fail, "none.toml"},
+		"no unpack entry":    {replace("snapshotter = 'coffer'\n[proxy_plugins", "snapshotter = 'x'\n[proxy_plugins"), "containerd unpacking", Fail, "no unpack platforms defined"},
+		"others not listed":  {replace("platform = 'linux/amd64'\n  snapshotter = 'overlayfs'", "platform = 'linux/s390x'\n  snapshotter = 'overlayfs'"), "containerd unpacking", Warn, "no other"},
+		"snapshotter down":   {func(n *node) { n.Probes.Snapshotter = func(context.Context, string) error { return fault } }, "snapshotter", Fail, "it is broken"},
+		"no unit":            {program("systemctl cat coffer-snapshotter.service", "!"), "snapshotter service", Warn, "no unit"},
+		"unit failed":        {program("systemctl is-active coffer-snapshotter.service", "!failed\n"), "snapshotter service", Fail, "is failed"},
+		"unit not enabled":   {program("systemctl is-enabled coffer-snapshotter.service", "!disabled\n"), "snapshotter service", Warn, "disabled"},
+		"clock":              {func(n *node) { n.Probes.Synchronised = func() (bool, error) { return false, nil } }, "clock", Warn, "nothing keeps"},
+		"orphans":            {func(n *node) { n.Probes.Orphans = func(context.Context, string) (int, error) { return 2, nil } }, "left-over pods", Warn, "2 pods"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := healthy()
+			test.breakIt(n)
+			findings := n.examine(t)
+			for _, f := range findings {
+				if f.Check == test.check && f.Status == test.status && strings.Contains(f.Fact, test.fact) {
+					if f.Cure == "" {
+						t.Error("there is no cure")
+					}
+					return
+				}
+			}
+			t.Errorf("no %s of %q with %q:\n%s", test.status, test.check, test.fact, asJSON(t, findings))
+		})
+	}
+}
+
+// TestTEE: a machine that could do more is told so, and that it does not help yet.
+func TestTEE(t *testing.T) {
+	n := healthy()
+	n.host.put("/sys/module/kvm_amd/parameters/sev_snp", "Y\n")
+	n.host.put("/dev/sev", "")
+	n.host.put("/sys/kernel/iommu_groups/0", "")
+	n.host.put("/dev/iommu", "")
+	text := asJSON(t, n.examine(t))
+	for _, want := range []string{"SEV-SNP is on", "1 IOMMU group, devices can be handed over by iommufd"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+func TestBroker(t *testing.T) {
+	document := "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"cdh.toml\" = '''\n[kbc]\nname = \"cc_kbc\"\nurl = \"https://kbs.example:8080\"\n'''\n"
+	if _, err := initdata.Parse([]byte(document)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "initdata.toml")
+	if err := os.WriteFile(path, []byte(document), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		answer error
+		want   Status
+	}{"answers": {nil, OK}, "silent": {errors.New("connection refused"), Warn}} {
+		t.Run(name, func(t *testing.T) {
+			n := healthy()
+			n.shimText = "[initdata]\nfile = \"" + path + "\"\n"
+			asked := ""
+			n.Probes.Broker = func(_ context.Context, url, _ string) error {
+				asked = url
+				return test.answer
+			}
+			for _, f := range n.examine(t) {
+				if f.Check == "key broker" && f.Status != test.want {
+					t.Errorf("%+v", f)
+				}
+			}
+			if asked != "https://kbs.example:8080" {
+				t.Errorf("asked %q", asked)
+			}
+		})
+	}
+}
+
+func TestTable(t *testing.T) {
+	findings := []Finding{{Check: "qemu", Status: OK, Fact: "is there"}, {Check: "clock", Status: Warn, Fact: "is wrong", Cure: "set it"}}
+	var plain, coloured strings.Builder
+	if err := errors.Join(WriteTable(&plain, findings, false), WriteTable(&coloured, findings, true)); err != nil {
+		t.Fatal(err)
+	}
+	want := "ok    qemu   is there\nwarn  clock  is wrong\n             -> set it\n\npods can run on this node, with limits: 1 ok, 1 warnings, 0 failures\n"
+	if plain.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", plain.String(), want)
+	}
+	if strings.Contains(plain.String(), "\x1b") || !strings.Contains(coloured.String(), "\x1b[33mwarn") {
+		t.Error("colour is for terminals")
+	}
+}

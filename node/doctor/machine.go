@@ -1,0 +1,139 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	shim "github.com/coffer-project/coffer/shim/config"
+)
+
+// overheadMiB is what a VM's monitor takes beside the guest's memory, roughly.
+const overheadMiB = 160
+
+// checkMemory tells how many pods of the default size fit into what is free now.
+func checkMemory(_ context.Context, x *Examination) []Finding {
+	raw, err := x.Host.ReadFile("/proc/meminfo")
+	if err != nil {
+		return warn(oneLine(err), "mount /proc")
+	}
+	info := map[string]uint64{}
+	for line := range bytes.Lines(raw) {
+		words := strings.Fields(string(line))
+		if len(words) >= 2 {
+			info[strings.TrimSuffix(words[0], ":")], _ = strconv.ParseUint(words[1], 10, 64)
+		}
+	}
+	free, pod := info["MemAvailable"]>>10, uint64(x.shim.Hypervisor.DefaultMemoryMiB+overheadMiB)
+	fact := fmt.Sprintf("%d MiB are available, a pod of the default size takes up to %d MiB", free, pod)
+	if pages := info["HugePages_Total"]; pages > 0 {
+		fact += fmt.Sprintf("; %d huge pages of %d KiB are set aside, which guests do not use", pages, info["Hugepagesize"])
+	}
+	if free < pod {
+		return warn(fact, "free memory, or lower hypervisor.default_memory_mib: a guest that the node cannot back is killed")
+	}
+	return ok(fact)
+}
+
+func checkVsock(_ context.Context, x *Examination) []Finding {
+	transport := x.shim.Hypervisor.Transport
+	if transport == shim.TransportSerial {
+		return notApplicable("hypervisor.transport is serial")
+	}
+	err := x.Host.Open("/dev/vhost-vsock")
+	const cure = "modprobe vhost_vsock, and list it in /etc/modules-load.d/"
+	switch {
+	case err == nil:
+		return ok("/dev/vhost-vsock can be opened")
+	case transport == shim.TransportVsock:
+		return fail(oneLine(err), cure+"; or set hypervisor.transport = \"auto\"")
+	}
+	return warn(oneLine(err)+": guests are reached by a serial port", cure)
+}
+
+func checkNetwork(ctx context.Context, x *Examination) []Finding {
+	if err := x.Host.Open("/dev/net/tun"); err != nil {
+		return fail(oneLine(err), "modprobe tun, and list it in /etc/modules-load.d/")
+	}
+	if err := x.Probes.Network(ctx); err != nil {
+		return fail("a pod's interface could not be joined to a tap device: "+oneLine(err), "load the kernel modules sch_ingress, cls_matchall or cls_u32, and act_mirred")
+	}
+	return ok("a pod's interface can be joined to a VM's (tried in a namespace of its own)")
+}
+
+// checkIOMMU is about devices that pods may be given; none is needed without.
+func checkIOMMU(_ context.Context, x *Examination) []Finding {
+	groups, err := x.Host.Glob("/sys/kernel/iommu_groups/*")
+	if err != nil || len(groups) == 0 {
+		return notApplicable("no IOMMU groups: no device can be handed to a pod (turn on the IOMMU in the firmware, and intel_iommu=on)")
+	}
+	how := "by VFIO containers"
+	if x.Host.Open("/dev/iommu") == nil {
+		how = "by iommufd"
+	}
+	return notApplicable(plural(len(groups), "IOMMU group") + ", devices can be handed over " + how)
+}
+
+// checkTEE tells whether the host can be kept out of a guest's memory.
+func checkTEE(_ context.Context, x *Examination) []Finding {
+	yes := func(path string) bool {
+		raw, err := x.Host.ReadFile(path)
+		value := strings.TrimSpace(string(raw))
+		return err == nil && (value == "Y" || value == "1")
+	}
+	// Guests are not started confidentially yet, whatever the machine could do.
+	const fact, cure = "is on, and this version of Coffer does not use it yet: guests' memory can be read by this host",
+		"release keys to this node's guests for development only"
+	switch {
+	case yes("/sys/module/kvm_amd/parameters/sev_snp") && x.Host.Open("/dev/sev") == nil:
+		return warn("SEV-SNP "+fact, cure)
+	case yes("/sys/module/kvm_intel/parameters/tdx"):
+		return warn("TDX "+fact, cure)
+	}
+	return warn("neither SEV-SNP nor TDX: guests' memory can be read by this host", cure)
+}
+
+func checkCgroups(_ context.Context, x *Examination) []Finding {
+	if _, err := x.Host.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		return warn("the node uses control groups v1", "boot with systemd.unified_cgroup_hierarchy=1; kubelet and containerd give v1 up")
+	}
+	return ok("version 2")
+}
+
+func checkOverlay(_ context.Context, x *Examination) []Finding {
+	const cure = "modprobe overlay, and list it in /etc/modules-load.d/"
+	raw, err := x.Host.ReadFile("/proc/filesystems")
+	if err != nil {
+		return warn(oneLine(err), "mount /proc")
+	}
+	for line := range bytes.Lines(raw) {
+		if words := strings.Fields(string(line)); len(words) > 0 && words[len(words)-1] == "overlay" {
+			return ok("the kernel has it")
+		}
+	}
+	return fail("the kernel does not offer overlay, which images that stay on the host need", cure)
+}
+
+func checkClock(_ context.Context, x *Examination) []Finding {
+	synchronised, err := x.Probes.Synchronised()
+	if err != nil {
+		return warn(oneLine(err), "check that the clock is right")
+	}
+	if !synchronised {
+		return warn("nothing keeps the clock right, and guests start with it", "run chrony or systemd-timesyncd: certificates and tokens are judged by the time")
+	}
+	return ok("synchronised")
+}
+
+func checkOrphans(ctx context.Context, x *Examination) []Finding {
+	count, err := x.Probes.Orphans(ctx, x.shim.StateDir)
+	if err != nil {
+		return warn(oneLine(err), "run cofferctl as root")
+	}
+	if count > 0 {
+		return warn(plural(count, "pod")+" below "+x.shim.StateDir+" whose shim was killed", "remove them through containerd, or by `cofferctl clean`; `cofferctl ps` lists them")
+	}
+	return ok("none below " + x.shim.StateDir)
+}
