@@ -257,7 +257,8 @@ func (m *Manager) Resize(id, execID string, rows, columns uint32) error {
 	return p.streams.Resize(uint16(rows), uint16(columns))
 }
 
-// TerminationLog returns what the container left as its last message, at most 4 KiB. NotFound: it has no such file.
+// TerminationLog returns what the container left as its last message: the last 4 KiB of it, as kubelet does. NotFound: it has no such
+// file.
 func (m *Manager) TerminationLog(id string) ([]byte, error) {
 	c, err := m.get(id)
 	if err != nil {
@@ -274,8 +275,9 @@ func (m *Manager) TerminationLog(id string) ([]byte, error) {
 		return nil, fmt.Errorf("open termination log of container %s: %w", id, err)
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("termination log of container %s is not a file: %w", id, errdefs.ErrFailedPrecondition)
 	}
-	return io.ReadAll(io.LimitReader(f, maxTermLog))
+	return io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-maxTermLog), maxTermLog))
 }

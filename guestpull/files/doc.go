@@ -2,7 +2,6 @@
 // file system; a file comes in pieces and is visible under its name only once it is whole.
 //
 // A request is the host's word and may be hostile. Nothing is written outside one directory, whatever names and links
-// say: all access goes through an os.Root. Links may not lead out of the volume that they are in, because a later
-// mount of the volume would follow them. Sizes and numbers are bounded, since files live in guest memory. Set-user-id
+// say: all access goes through an os.Root, and mounts of volumes follow no link. Sizes and numbers are bounded, since files live in guest memory. Set-user-id
 // bits are dropped.
 package files

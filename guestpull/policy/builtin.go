@@ -73,7 +73,7 @@ var rules = map[string]rule{
 	// Streams. The host sees what it is given of a container's output: confidential output belongs on an encrypted connection.
 	"ReadStdout": allow, "ReadStderr": allow, "WriteStdin": allow, "CloseStdin": allow, "TtyWinResize": allow,
 	// What the pod needs of its surroundings.
-	"UpdateInterface": allow, "UpdateRoutes": allow, "AddARPNeighbors": allow, "CopyFile": allow, "ReseedRandomDev": allow,
+	"UpdateInterface": allow, "UpdateRoutes": allow, "AddARPNeighbors": allow, "CopyFile": allow, "RemoveFiles": allow, "ReseedRandomDev": allow,
 	"OnlineCPUMem": allow, "UpdateEphemeralMounts": allow, "RemoveStaleVirtiofsShareMounts": allow, "ResizeVolume": allow,
 	"MemAgentMemcgSet": allow, "MemAgentCompactSet": allow,
 	// What would change the guest itself.

@@ -63,6 +63,7 @@ func TestEveryMethodHasARule(t *testing.T) {
 	for _, file := range []protoreflect.FileDescriptor{
 		agentpb.File_proto_agent_agent_proto, healthpb.File_proto_health_health_proto, guestpb.File_proto_guestpull_v1_diagnostics_proto,
 		guestpb.File_proto_guestpull_v1_progress_proto,
+		guestpb.File_proto_guestpull_v1_files_proto,
 	} {
 		services := file.Services()
 		for i := range services.Len() {

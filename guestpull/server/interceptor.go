@@ -24,7 +24,7 @@ const maxReason = 2048
 
 // quiet are the methods that a shim calls all the time.
 var quiet = map[string]bool{
-	"Check": true, "ReadStdout": true, "ReadStderr": true, "WriteStdin": true, "CopyFile": true, "StatsContainer": true,
+	"Check": true, "ReadStdout": true, "ReadStderr": true, "WriteStdin": true, "CopyFile": true, "RemoveFiles": true, "StatsContainer": true,
 	"GetOOMEvent": true, "GetMetrics": true, "TtyWinResize": true, "WaitProcess": true, "WaitPull": true,
 }
 

@@ -89,8 +89,3 @@ func (s *service) OnlineCPUMem(_ context.Context, r *agentpb.OnlineCPUMemRequest
 	}
 	return &emptypb.Empty{}, nil
 }
-
-// CopyFile takes a part of a file of the pod.
-func (s *service) CopyFile(ctx context.Context, r *agentpb.CopyFileRequest) (*emptypb.Empty, error) {
-	return done(s.Files.CopyFile(ctx, r))
-}

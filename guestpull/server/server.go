@@ -87,6 +87,7 @@ type Network interface {
 // Files takes files of the pod from the host.
 type Files interface {
 	CopyFile(ctx context.Context, req *agentpb.CopyFileRequest) error
+	RemoveFiles(ctx context.Context, req *guestpb.RemoveFilesRequest) error
 }
 
 // Phase is a step of the guest's start and how long it took.
@@ -131,6 +132,7 @@ var (
 	_ healthpb.HealthService      = (*service)(nil)
 	_ guestpb.DiagnosticsService  = (*service)(nil)
 	_ guestpb.ProgressService     = (*service)(nil)
+	_ guestpb.FilesService        = (*service)(nil)
 )
 
 // New returns a server that does not listen yet.
@@ -148,6 +150,7 @@ func New(o Options) (*Server, error) {
 	healthpb.RegisterHealthService(srv, s)
 	guestpb.RegisterDiagnosticsService(srv, s)
 	guestpb.RegisterProgressService(srv, s)
+	guestpb.RegisterFilesService(srv, s)
 	return &Server{ttrpc: srv, gate: g}, nil
 }
 

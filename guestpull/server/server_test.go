@@ -122,6 +122,10 @@ func (f *fake) CopyFile(_ context.Context, r *agentpb.CopyFileRequest) error {
 	return f.note("copy %s", r.GetPath())
 }
 
+func (f *fake) RemoveFiles(_ context.Context, r *guestpb.RemoveFilesRequest) error {
+	return f.note("remove %s", r.GetPaths())
+}
+
 // connect serves the fake on a socket and returns a client.
 func connect(t *testing.T, f *fake, engine policy.Engine) *ttrpc.Client {
 	t.Helper()

@@ -235,15 +235,15 @@ func TestTerminationLog(t *testing.T) {
 	file := filepath.Join(p.base, "shared/containers/c1-0123456789abcdef-termination-log")
 	must(t, os.MkdirAll(filepath.Dir(file), 0o755))
 	must(t, os.WriteFile(file, nil, 0o666))
-	req := p.request("c1", "sh", "-c", "echo bye > /dev/termination-log")
+	req := p.request("c1", "sh", "-c", "yes 0123456 | head -c 5000 > /dev/termination-log; echo bye >> /dev/termination-log")
 	req.OCI.Annotations = map[string]string{"io.kubernetes.container.terminationMessagePath": "/dev/termination-log"}
 	req.OCI.Mounts = append(req.OCI.Mounts, &oci.Mount{Destination: "/dev/termination-log", Type: "bind", Source: file, Options: []string{"rbind"}})
 	p.run(t, req)
 	p.wantExit(t, "c1", "", 0)
 	got, err := p.TerminationLog("c1")
 	must(t, err)
-	if string(got) != "bye\n" {
-		t.Errorf("termination log: %q", got)
+	if len(got) != 4096 || !strings.HasSuffix(string(got), "0123456\nbye\n") {
+		t.Errorf("termination log of %d bytes, not the last 4096: %q", len(got), got)
 	}
 }
 
