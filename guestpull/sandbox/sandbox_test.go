@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -141,6 +142,7 @@ func TestVolumes(t *testing.T) {
 	if err := os.WriteFile(memory.MountPoint+"/big", make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("more than the size: %v", err)
 	}
+	must(t, os.Remove(memory.MountPoint+"/big"))
 	other := &agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", MountPoint: memory.MountPoint}
 	if err := s.Mount(t.Context(), other); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("other volume at the same place: %v", err)
@@ -152,6 +154,7 @@ func TestVolumes(t *testing.T) {
 	if info.Mode() != os.ModeDir|os.ModeSticky|0o777 {
 		t.Errorf("folder: %v", info.Mode())
 	}
+	testSubPath(t, s, memory.MountPoint)
 	// The host has put a link in the way.
 	must(t, os.Symlink("/etc", s.Base+"/shared/containers/link"))
 	evil := &agentpb.Storage{Driver: "local", MountPoint: s.Base + "/shared/containers/link/evil"}
@@ -160,6 +163,37 @@ func TestVolumes(t *testing.T) {
 	}
 	if _, err := os.Stat("/etc/evil"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("outside: %v", err)
+	}
+}
+
+// testSubPath asks for parts of a volume that containers have made, removed and replaced.
+func testSubPath(t *testing.T, s *Sandbox, volume string) {
+	t.Helper()
+	part := func(name string) *agentpb.Storage {
+		return &agentpb.Storage{Driver: "local", MountPoint: volume + "/" + name, Options: []string{"mode=0777"}}
+	}
+	must(t, s.Mount(t.Context(), part("a/b")))
+	if info, err := os.Stat(volume + "/a/b"); err != nil || info.Mode().Perm() != 0o777 || sys(info).Gid != 2000 {
+		t.Errorf("a new part: %v, %v", info, err)
+	}
+	must(t, os.Remove(volume+"/a/b"))
+	must(t, s.Mount(t.Context(), part("a/b")))
+	if _, err := os.Stat(volume + "/a/b"); err != nil {
+		t.Errorf("a part that was removed: %v", err)
+	}
+	must(t, os.Mkdir(volume+"/own", 0o700))
+	must(t, os.WriteFile(volume+"/file", []byte("x"), 0o600))
+	must(t, os.Symlink("../../shm", volume+"/link"))
+	for _, name := range []string{"own", "file"} {
+		before, err := os.Stat(volume + "/" + name)
+		must(t, err)
+		must(t, s.Mount(t.Context(), part(name)))
+		if after, err := os.Stat(volume + "/" + name); err != nil || after.Mode() != before.Mode() {
+			t.Errorf("%s: mode %v became %v, %v", name, before.Mode(), after.Mode(), err)
+		}
+	}
+	if err := s.Mount(t.Context(), part("link/x")); err == nil {
+		t.Error("a part was made through a link")
 	}
 }
 
@@ -268,3 +302,14 @@ func TestOOM(t *testing.T) {
 func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
 
 func sys(info os.FileInfo) *syscall.Stat_t { return info.Sys().(*syscall.Stat_t) }
+
+// TestVolumeSize keeps a size that can be filled and leaves the others to the kernel.
+func TestVolumeSize(t *testing.T) {
+	for size, kept := range map[string]bool{"size=1048576": true, "size=10%": true, "size=999999999999999": false} {
+		v, err := parseVolume(&agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", Options: []string{size}})
+		must(t, err)
+		if got := slices.Contains(v.data, size); got != kept {
+			t.Errorf("%s: kept %t, want %t", size, got, kept)
+		}
+	}
+}

@@ -69,9 +69,10 @@ func (s *Sandbox) mountLocked(storage *agentpb.Storage) error {
 		if !proto.Equal(there, storage) {
 			return fmt.Errorf("storage at %.200q differs from the one that is mounted there: %w", point, errdefs.ErrInvalidArgument)
 		}
-		return nil
-	}
-	if len(s.storages) >= maxSharedStorages {
+		if storage.GetDriver() != "local" {
+			return nil // a folder may have been removed by a container since
+		}
+	} else if len(s.storages) >= maxSharedStorages {
 		return fmt.Errorf("pod has %d storages: %w", maxSharedStorages, errdefs.ErrResourceExhausted)
 	}
 	v, err := parseVolume(storage)
@@ -139,7 +140,9 @@ func (v *volume) option(option string) error {
 		v.mode = os.FileMode(mode)
 		return nil
 	case key == "size" && size.MatchString(value):
-		v.data = append(v.data, option)
+		if !exceedsMemory(value) {
+			v.data = append(v.data, option)
+		}
 		return nil
 	case key == "fsgid":
 		group, err := strconv.ParseUint(value, 10, 31)
@@ -152,9 +155,15 @@ func (v *volume) option(option string) error {
 	return fmt.Errorf("storage option %.64q is not allowed: %w", option, errdefs.ErrInvalidArgument)
 }
 
-// makeVolume makes the folder at point and what is mounted on it.
+// makeVolume makes the folder at point and what is mounted on it. A plain folder that is there already, or a file, is left as it is: it may
+// be part of another volume, named by a subPath, where a container has made it.
 func (s *Sandbox) makeVolume(root, point string, v volume) error {
-	if err := mount.MkdirBelow(root, point, fileMode(v.mode)); err != nil {
+	parents := os.FileMode(0o755)
+	if !v.tmpfs {
+		parents = fileMode(v.mode) // as kubelet makes the folders of a subPath
+	}
+	made, err := mount.MkdirBelow(root, point, parents, fileMode(v.mode))
+	if err != nil {
 		return err
 	}
 	if v.tmpfs {
@@ -163,14 +172,19 @@ func (s *Sandbox) makeVolume(root, point string, v volume) error {
 		}
 		s.undo = append(s.undo, func(context.Context) error { return mount.Unmount(point) })
 	}
-	if v.group < 0 {
+	if v.group < 0 || !made && !v.tmpfs {
 		return nil
 	}
 	// As kubelet does for a volume's group: its members may write, and what they create belongs to the group.
-	if err := mount.Chown(root, point, v.group, fileMode(v.mode|0o2770)); err != nil {
-		return err
-	}
-	return nil
+	return mount.Chown(root, point, v.group, fileMode(v.mode|0o2770))
+}
+
+// exceedsMemory tells that a size in bytes could never be filled. kubelet gives a volume without a limit of its own the size of the node's
+// memory; the kernel's default, half of the guest's, then ends a program with a full file system instead of the machine without memory.
+func exceedsMemory(value string) bool {
+	bytes, err := strconv.ParseUint(value, 10, 64)
+	var info unix.Sysinfo_t
+	return err == nil && unix.Sysinfo(&info) == nil && bytes > info.Totalram*uint64(info.Unit)
 }
 
 // fileMode turns the octal mode of an option into Go's form.

@@ -26,6 +26,11 @@ func openBelow(root, path string, flags uint64) (*os.File, error) {
 		return nil, fmt.Errorf("open %s: %w", root, err)
 	}
 	defer dir.Close()
+	return openAt(dir, rel, path, flags)
+}
+
+// openAt opens rel below an open folder; path is its name in messages.
+func openAt(dir *os.File, rel, path string, flags uint64) (*os.File, error) {
 	fd, err := unix.Openat2(int(dir.Fd()), rel, &unix.OpenHow{
 		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
@@ -104,30 +109,54 @@ func touch(path string) error {
 	return f.Close()
 }
 
-// MkdirBelow makes path and its missing parents below root with mode, following no symbolic link.
-func MkdirBelow(root, path string, mode os.FileMode) error {
+// MkdirBelow makes the folder path below root, following no symbolic link in any part, and reports whether it was missing. What is there
+// stays as it is, a file too. Missing parents are made with a mode of their own.
+func MkdirBelow(root, path string, parents, mode os.FileMode) (made bool, _ error) {
 	rel, err := relative(root, path)
 	if err != nil {
+		return false, err
+	}
+	at, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("open %s: %w", root, err)
+	}
+	defer func() { at.Close() }()
+	parts := strings.Split(rel, "/")
+	for i, part := range parts {
+		err := unix.Mkdirat(int(at.Fd()), part, 0o700)
+		if made = err == nil; !made && !errors.Is(err, unix.EEXIST) {
+			return false, fmt.Errorf("make folder %s: %w", path, err)
+		}
+		if !made && i == len(parts)-1 {
+			return false, nil
+		}
+		next, err := openAt(at, part, at.Name()+"/"+part, unix.O_DIRECTORY|unix.O_RDONLY)
+		if err != nil {
+			return false, err
+		}
+		at.Close()
+		at = next
+		if !made {
+			continue
+		}
+		want := parents
+		if i == len(parts)-1 {
+			want = mode
+		}
+		if err := setMode(at, want); err != nil {
+			return false, fmt.Errorf("set mode of %s: %w", path, err)
+		}
+	}
+	return made, nil
+}
+
+// setMode sets the mode of a new folder, whatever the process's umask is, and lets it keep the group that a volume passes on.
+func setMode(dir *os.File, mode os.FileMode) error {
+	info, err := dir.Stat()
+	if err != nil {
 		return err
 	}
-	r, err := os.OpenRoot(root)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", root, err)
-	}
-	defer r.Close()
-	if err := r.MkdirAll(rel, mode.Perm()); err != nil {
-		return fmt.Errorf("make folder %s: %w", path, err)
-	}
-	f, err := openBelow(root, path, unix.O_DIRECTORY|unix.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	// The process's umask must not narrow what the host asked for (an emptyDir is 0777).
-	if err := f.Chmod(mode); err != nil {
-		return fmt.Errorf("set mode of %s: %w", path, err)
-	}
-	return nil
+	return dir.Chmod(mode | info.Mode()&os.ModeSetgid)
 }
 
 // Tmpfs mounts an empty tmpfs on path, a folder below root. flags are mount flags, data the file system's own options.

@@ -84,20 +84,34 @@ func TestUnmountOfNothing(t *testing.T) {
 
 func TestMkdirBelow(t *testing.T) {
 	root := t.TempDir()
-	must(t, MkdirBelow(root, root+"/a/b", 0o777|os.ModeSticky))
-	info, err := os.Stat(root + "/a/b")
-	must(t, err)
-	if info.Mode() != os.ModeDir|os.ModeSticky|0o777 {
-		t.Errorf("mode: %v", info.Mode())
+	made, err := MkdirBelow(root, root+"/a/b", 0o2775, 0o777|os.ModeSticky)
+	if must(t, err); !made {
+		t.Error("a new folder was there already")
+	}
+	if made, err := MkdirBelow(root, root+"/a/b", 0o700, 0o700); made || err != nil {
+		t.Errorf("again: %v, %v", made, err)
+	}
+	must(t, os.WriteFile(root+"/a/file", nil, 0o600))
+	if made, err := MkdirBelow(root, root+"/a/file", 0o700, 0o700); made || err != nil {
+		t.Errorf("a file is there: %v, %v", made, err)
+	}
+	for path, want := range map[string]os.FileMode{"/a": os.ModeDir | 0o775, "/a/b": os.ModeDir | os.ModeSticky | 0o777, "/a/file": 0o600} {
+		info, err := os.Stat(root + path)
+		if must(t, err); info.Mode()&^os.ModeSetgid != want {
+			t.Errorf("%s: %v, want %v", path, info.Mode(), want)
+		}
 	}
 	outside := t.TempDir()
 	must(t, os.Symlink(outside, root+"/out"))
-	for _, path := range []string{root + "/out/x", root, outside + "/x", root + "/a/../x"} {
-		if err := MkdirBelow(root, path, 0o777); err == nil {
+	must(t, os.Symlink("a", root+"/inside"))
+	for _, path := range []string{root + "/out/x", root + "/inside/x", root + "/a/file/x", root, outside + "/x", root + "/a/../x"} {
+		if _, err := MkdirBelow(root, path, 0o755, 0o777); err == nil {
 			t.Errorf("%s was made", path)
 		}
 	}
-	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
-		t.Errorf("outside: %v, %v", entries, err)
+	for dir, want := range map[string]int{outside: 0, root + "/a": 2} {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != want {
+			t.Errorf("%s: %v, %v", dir, entries, err)
+		}
 	}
 }
