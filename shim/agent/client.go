@@ -66,6 +66,7 @@ type Client struct {
 	health      healthpb.HealthService
 	diagnostics guestpullpb.DiagnosticsService
 	progress    guestpullpb.ProgressService
+	files       guestpullpb.FilesService
 	done        chan struct{}
 	version     string
 }
@@ -112,6 +113,7 @@ func newClient(raw net.Conn, opts Options) *Client {
 		health:              healthpb.NewHealthClient(conn),
 		diagnostics:         guestpullpb.NewDiagnosticsClient(conn),
 		progress:            guestpullpb.NewProgressClient(conn),
+		files:               guestpullpb.NewFilesClient(conn),
 		done:                done,
 	}
 }

@@ -4,11 +4,14 @@ import (
 	"strings"
 )
 
+// annotationTermination is the path at which the container sees the file for its last message.
+const annotationTermination = "io.kubernetes.container.terminationMessagePath"
+
 // annotationPrefixes are what a guest may learn of a container's annotations: what Kubernetes' runtimes say about
 // the container, what Kata's policies look at, which devices belong to it, and where it leaves its last words.
 var annotationPrefixes = []string{
 	"io.kubernetes.cri.", "io.kubernetes.cri-o.", "io.katacontainers.", "cdi.k8s.io/",
-	"io.kubernetes.container.terminationMessagePath",
+	annotationTermination,
 }
 
 // metadataPrefixes are what a snapshotter may say about an image.

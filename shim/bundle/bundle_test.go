@@ -97,13 +97,13 @@ func TestContainerdSpec(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, logged := captureLog(t.Context())
 			b := parseFile(ctx, t, name+".json")
-			req, jobs, err := b.CreateRequest(ctx, Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull(""))})
+			req, files, err := b.CreateRequest(ctx, Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull(""))})
 			if err != nil {
 				t.Fatal(err)
 			}
 			checkGuestOnly(t, req)
-			if len(jobs) != 0 {
-				t.Errorf("%d files to copy", len(jobs))
+			if len(files.Jobs)+len(files.Live)+len(files.GuestPaths()) != 0 || files.TerminationLog != "" {
+				t.Errorf("files of the host: %+v", files)
 			}
 			if len(req.GetOCI().GetMounts()) != len(b.spec.Mounts) {
 				t.Errorf("%d mounts of %d are left", len(req.GetOCI().GetMounts()), len(b.spec.Mounts))
@@ -185,12 +185,12 @@ func TestSandboxFiles(t *testing.T) {
 		}
 	}
 	jobs, paths := SandboxJobs("pod", files)
-	guest := &fakeGuest{}
-	if err := Copy(t.Context(), guest, jobs); err != nil {
-		t.Fatal(err)
+	copied := map[string]string{}
+	for _, job := range jobs {
+		copied[job.GuestPath] = string(job.Content)
 	}
 	for destination, content := range files {
-		if got := guest.files[paths[destination]]; string(got) != string(content) {
+		if got := copied[paths[destination]]; got != string(content) {
 			t.Errorf("%s is copied to %s as %q", destination, paths[destination], got)
 		}
 		if !strings.HasPrefix(paths[destination], guestShared+"/pod-") {
@@ -230,5 +230,15 @@ func TestGuestPath(t *testing.T) {
 	}
 	if got := guestPath("c", "/etc/ünïcode name"); !strings.HasSuffix(got, "-_n_code_name") {
 		t.Errorf("path is %s", got)
+	}
+}
+
+func write(t *testing.T, name string, data []byte, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(name, data, mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(name, mode); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -3,7 +3,6 @@ package bundle
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	ocipb "github.com/coffer-project/coffer/proto/oci"
+	"github.com/coffer-project/coffer/shim/hostfiles"
 )
 
 // Paths in the guest; Kata's, so that its policies and agents know them.
@@ -28,9 +28,6 @@ const DefaultShmSize = 64 << 20
 
 // shmPath is where programs look for shared memory.
 const shmPath = "/dev/shm"
-
-// emptyDirSegment is part of the path of every emptyDir volume below the kubelet's folder.
-const emptyDirSegment = "/kubernetes.io~empty-dir/"
 
 // guestTypes are file systems that live in the guest's kernel alone, with the source that names them.
 var guestTypes = map[string]string{
@@ -66,25 +63,26 @@ func ShmStorage(size int64) *agentpb.Storage {
 // mountPlan is what becomes of a container's mounts.
 type mountPlan struct {
 	mounts   []*ocipb.Mount
-	jobs     []CopyJob
+	files    Files
 	storages []*agentpb.Storage
+	// writable are destinations of copies that the container may change without the host learning of it.
+	writable []string
+	// terminationPath is where the container sees the file of its last message.
+	terminationPath string
 }
-
-// planFunc plans the copy of the host's source to guest; groupFunc tells the group that owns a folder of the host, 0
-// where it cannot.
-type (
-	planFunc  func(source, guest string) ([]CopyJob, error)
-	groupFunc func(source string) uint32
-)
 
 // planner turns mounts into a plan. What looks at the host is a field, so that tests need no host.
 type planner struct {
-	containerID  string
-	sandboxFiles map[string]string
-	sharedShm    bool
-	plan         planFunc
-	group        groupFunc
-	dropped      *dropped
+	containerID string
+	// terminationPath is what an annotation says of it; empty means that the mount's source must tell.
+	terminationPath string
+	sandboxFiles    map[string]string
+	sharedShm       bool
+	readonlyRoot    bool
+	emptyDirs       *EmptyDirs
+	copy            func(source, guest string) ([]hostfiles.Job, error)
+	host            host
+	dropped         *dropped
 }
 
 func (p *planner) run(mounts []specs.Mount) (*mountPlan, error) {
@@ -131,30 +129,64 @@ func isBind(m specs.Mount) bool {
 }
 
 func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
+	volume, isEmptyDir, err := findEmptyDir(p.host, m.Source)
+	if err != nil {
+		return err
+	}
 	source := ""
-	if i := strings.Index(m.Source, emptyDirSegment); i >= 0 {
-		var err error
-		if source, err = p.emptyDir(out, m.Source, m.Source[i+len(emptyDirSegment):]); err != nil {
-			return err
-		}
-	} else {
-		source = guestPath(p.containerID, m.Destination)
-		jobs, err := p.plan(m.Source, source)
-		shared, isShared := p.sandboxFiles[m.Destination]
-		switch {
-		case err == nil:
-			out.jobs = append(out.jobs, jobs...)
-		case errors.Is(err, errdefs.ErrNotFound) && isShared:
-			// containerd names the files of its own sandboxes even where the sandbox is ours and has none.
-			source = shared
-		default:
-			return err
-		}
+	if isEmptyDir {
+		source = p.addEmptyDir(out, volume)
+	} else if source, err = p.addCopy(out, m); err != nil {
+		return err
 	}
 	out.mounts = append(out.mounts, &ocipb.Mount{
 		Destination: m.Destination, Source: source, Type: "bind", Options: append([]string{"rbind"}, p.options(m)...),
 	})
 	return nil
+}
+
+// addCopy plans a copy of the mount's source in the guest and tells where it will be.
+func (p *planner) addCopy(out *mountPlan, m specs.Mount) (string, error) {
+	writable := !slices.Contains(m.Options, "ro") && !slices.Contains(m.Options, "rro")
+	if plugin := persistentVolume(m.Source); plugin != "" && writable {
+		return "", fmt.Errorf("what a guest writes to a volume of %s would be lost, because the host's file systems are not shared with "+
+			"guests; mount it read-only, which copies it, or use volumeMode Block: %w", plugin, errdefs.ErrFailedPrecondition)
+	}
+	guest := guestPath(p.containerID, m.Destination)
+	known, err := p.host.look(m.Source)
+	shared, isShared := p.sandboxFiles[m.Destination]
+	switch {
+	case errdefs.IsNotFound(err) && isShared:
+		// containerd names the files of its own sandboxes even where the sandbox is ours and has none.
+		return shared, nil
+	case err != nil:
+		return "", err
+	case known.dir && (known.live || livePath.MatchString(m.Source)):
+		out.files.Live = append(out.files.Live, hostfiles.Volume{HostPath: m.Source, GuestPath: guest})
+		return guest, nil
+	}
+	jobs, err := p.copy(m.Source, guest)
+	if err != nil {
+		return "", err
+	}
+	out.files.Jobs = append(out.files.Jobs, jobs...)
+	out.files.copied = append(out.files.copied, guest)
+	switch {
+	case !known.dir && p.isTermination(m):
+		out.files.TerminationLog, out.terminationPath = m.Source, m.Destination
+	case writable && !slices.Contains(sandboxFileNames, m.Destination):
+		out.writable = append(out.writable, m.Destination)
+	}
+	return guest, nil
+}
+
+// isTermination tells the file in which the kubelet will look for the container's last message. containerd passes the
+// kubelet's annotation about it only where its configuration says so.
+func (p *planner) isTermination(m specs.Mount) bool {
+	if p.terminationPath != "" {
+		return m.Destination == p.terminationPath
+	}
+	return terminationPath.MatchString(m.Source)
 }
 
 // isEmptyDir tells a volume in memory, which a pod may also use to have a larger /dev/shm than others.
@@ -172,33 +204,6 @@ func (p *planner) shm(m specs.Mount) *ocipb.Mount {
 	}
 }
 
-// emptyDir gives the pod's containers one folder in the guest's memory. A copy would start out equal, but each
-// container would have its own. rest is the path below the kubelet's emptyDir folder: the volume, then a subPath.
-func (p *planner) emptyDir(out *mountPlan, source, rest string) (string, error) {
-	name, sub, _ := strings.Cut(rest, "/")
-	if name == "" || name == "." || name == ".." {
-		return "", fmt.Errorf("emptyDir has no name: %w", errdefs.ErrInvalidArgument)
-	}
-	if sub != "" {
-		return "", fmt.Errorf("subPath of an emptyDir is not offered in guests: %w", errdefs.ErrNotImplemented)
-	}
-	mountPoint := path.Join(guestEphemeral, name)
-	for _, s := range out.storages {
-		if s.GetMountPoint() == mountPoint {
-			return mountPoint, nil
-		}
-	}
-	storage := &agentpb.Storage{
-		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", Options: []string{"mode=0777"}, MountPoint: mountPoint,
-	}
-	// The kubelet gives the folder to the pod's fsGroup.
-	if group := p.group(source); group != 0 {
-		storage.FsGroup = &agentpb.FSGroup{GroupId: group}
-	}
-	out.storages = append(out.storages, storage)
-	return mountPoint, nil
-}
-
 // addSandboxFiles gives the container the pod's hosts, hostname and resolv.conf where it brings none itself.
 func (p *planner) addSandboxFiles(out *mountPlan) {
 	for _, destination := range sandboxFileNames {
@@ -206,8 +211,12 @@ func (p *planner) addSandboxFiles(out *mountPlan) {
 		if !ok || slices.ContainsFunc(out.mounts, func(m *ocipb.Mount) bool { return m.GetDestination() == destination }) {
 			continue
 		}
+		access := "rw"
+		if p.readonlyRoot {
+			access = "ro" // as containerd has it for its own
+		}
 		out.mounts = append(out.mounts, &ocipb.Mount{
-			Destination: destination, Source: source, Type: "bind", Options: []string{"rbind", "rprivate", "rw"},
+			Destination: destination, Source: source, Type: "bind", Options: []string{"rbind", "rprivate", access},
 		})
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	ocipb "github.com/coffer-project/coffer/proto/oci"
+	"github.com/coffer-project/coffer/shim/hostfiles"
 )
 
 // maxHostname is the kernel's limit, in bytes.
@@ -41,23 +44,30 @@ type Options struct {
 	Sysctls map[string]string
 	// SandboxFiles are the pod's files in the guest by destination, from SandboxJobs.
 	SandboxFiles map[string]string
+	// EmptyDirs are the pod's, the same for all its containers; nil where there is no pod.
+	EmptyDirs *EmptyDirs
+	// Limits bound what is copied of each mount.
+	Limits hostfiles.Limits
 	// Devices are handed to the guest with the container.
 	Devices []*agentpb.Device
 }
 
-// CreateRequest makes the request that creates the container, and the copies that the guest needs before it, for Copy.
-// What the guest gets no part of is logged once. Errors are errdefs.ErrInvalidArgument for a broken specification,
+// CreateRequest makes the request that creates the container, and says which files the guest needs before it. What the
+// guest gets no part of is logged once. Errors are errdefs.ErrInvalidArgument for a broken specification,
 // ErrNotImplemented for what guests do not offer, and ErrFailedPrecondition for a host or volume that must change first.
-func (b *Bundle) CreateRequest(ctx context.Context, opts Options) (*agentpb.CreateContainerRequest, []CopyJob, error) {
-	return b.createRequest(ctx, opts, planCopy, groupOf)
+func (b *Bundle) CreateRequest(ctx context.Context, opts Options) (*agentpb.CreateContainerRequest, *Files, error) {
+	return b.createRequest(ctx, opts, opts.Limits.Plan, realHost{})
 }
 
 func (b *Bundle) createRequest(
-	ctx context.Context, opts Options, plan planFunc, group groupFunc,
-) (*agentpb.CreateContainerRequest, []CopyJob, error) {
+	ctx context.Context, opts Options, plan func(source, guest string) ([]hostfiles.Job, error), host host,
+) (*agentpb.CreateContainerRequest, *Files, error) {
 	id := opts.ContainerID
 	if !idPattern.MatchString(id) {
 		return nil, nil, fmt.Errorf("container id %.200q is not valid: %w", id, errdefs.ErrInvalidArgument)
+	}
+	if opts.EmptyDirs == nil {
+		opts.EmptyDirs = &EmptyDirs{}
 	}
 	var d dropped
 	rootfs := guestRun + "/" + id + "/rootfs"
@@ -67,16 +77,24 @@ func (b *Bundle) createRequest(
 		return nil, nil, fmt.Errorf("image of container %s: %w", id, err)
 	}
 	mounts, err := (&planner{
-		containerID: id, sandboxFiles: opts.SandboxFiles, sharedShm: opts.SharedShm, plan: plan, group: group, dropped: &d,
+		containerID: id, terminationPath: annotations[annotationTermination], sandboxFiles: opts.SandboxFiles,
+		sharedShm: opts.SharedShm, readonlyRoot: b.spec.Root.Readonly, emptyDirs: opts.EmptyDirs, copy: plan, host: host, dropped: &d,
 	}).run(b.spec.Mounts)
 	if err != nil {
 		return nil, nil, err
+	}
+	if mounts.terminationPath != "" {
+		annotations[annotationTermination] = mounts.terminationPath
 	}
 	spec, err := b.guestSpec(opts, rootfs, annotations, mounts.mounts, &d)
 	if err != nil {
 		return nil, nil, fmt.Errorf("specification of container %s: %w", id, err)
 	}
 	d.warn(ctx)
+	if len(mounts.writable) > 0 {
+		log.G(ctx).WithField("mounts", strings.Join(mounts.writable, " ")).
+			Warn("container may write to copies of the host's files, the host will not see it")
+	}
 	return &agentpb.CreateContainerRequest{
 		ContainerId:  id,
 		ExecId:       id,
@@ -84,7 +102,7 @@ func (b *Bundle) createRequest(
 		Storages:     append([]*agentpb.Storage{image}, mounts.storages...),
 		OCI:          spec,
 		SandboxPidns: opts.SharedPID,
-	}, mounts.jobs, nil
+	}, &mounts.files, nil
 }
 
 func (b *Bundle) guestSpec(

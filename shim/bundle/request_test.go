@@ -23,6 +23,7 @@ import (
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/volume"
+	"github.com/coffer-project/coffer/shim/hostfiles"
 )
 
 var update = flag.Bool("update", false, "write the golden files; look at the difference before committing it")
@@ -50,15 +51,24 @@ func guestPull(source string) *volume.Volume {
 }
 
 // hostFiles plans one job for every source but those of containerd's sandbox, which do not exist.
-func hostFiles(source, guest string) ([]CopyJob, error) {
+func hostFiles(source, guest string) ([]hostfiles.Job, error) {
 	if strings.Contains(source, "/sandboxes/") {
 		return nil, fmt.Errorf("%s: %w", source, errdefs.ErrNotFound)
 	}
-	return []CopyJob{{HostPath: source, GuestPath: guest, Mode: unix.S_IFREG | 0o644}}, nil
+	return []hostfiles.Job{{HostPath: source, GuestPath: guest, Mode: unix.S_IFREG | 0o644}}, nil
 }
 
-// hostGroup is a host on which the pod has a fsGroup.
-func hostGroup(string) uint32 { return 2000 }
+// fakeHost is a host on which every volume is there, the pod has a fsGroup and each subPath is the folder sub.
+type fakeHost struct{}
+
+func (fakeHost) look(name string) (facts, error) {
+	if strings.Contains(name, "/sandboxes/") {
+		return facts{}, fmt.Errorf("%s: %w", name, errdefs.ErrNotFound)
+	}
+	return facts{dir: strings.Contains(name, "/volumes/") || strings.Contains(name, "~"), mode: 0o2777, gid: 2000}, nil
+}
+
+func (fakeHost) within(string, string) (string, error) { return "sub", nil }
 
 func parseFile(ctx context.Context, tb testing.TB, name string) *Bundle {
 	tb.Helper()
@@ -93,11 +103,11 @@ func TestGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, logged := captureLog(t.Context())
 			b := parseFile(ctx, t, name+".json")
-			req, jobs, err := b.createRequest(ctx, opts, hostFiles, hostGroup)
+			req, files, err := b.createRequest(ctx, opts, hostFiles, fakeHost{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := golden(t, req, jobs, logged.AllEntries())
+			got := golden(t, req, files, logged.AllEntries())
 			file := filepath.Join("testdata", name+".golden")
 			if *update {
 				if err := os.WriteFile(file, got, 0o644); err != nil {
@@ -121,7 +131,7 @@ func captureLog(ctx context.Context) (context.Context, *logtest.Hook) {
 }
 
 // golden writes a request, its copies and what was logged as stable text.
-func golden(tb testing.TB, req *agentpb.CreateContainerRequest, jobs []CopyJob, logged []*logrus.Entry) []byte {
+func golden(tb testing.TB, req *agentpb.CreateContainerRequest, files *Files, logged []*logrus.Entry) []byte {
 	tb.Helper()
 	raw, err := protojson.Marshal(req)
 	if err != nil {
@@ -132,13 +142,18 @@ func golden(tb testing.TB, req *agentpb.CreateContainerRequest, jobs []CopyJob, 
 		tb.Fatal(err)
 	}
 	b.WriteString("\n")
-	for _, job := range jobs {
+	for _, job := range files.Jobs {
 		fmt.Fprintf(&b, "copy %o %d:%d %s\n  to %s\n", job.Mode, job.UID, job.GID, job.HostPath, job.GuestPath)
 	}
+	for _, live := range files.Live {
+		fmt.Fprintf(&b, "live %s\n  to %s\n", live.HostPath, live.GuestPath)
+	}
+	fmt.Fprintf(&b, "termination log %s\n", files.TerminationLog)
 	for _, entry := range logged {
 		fmt.Fprintf(&b, "%s: %s\n", entry.Level, entry.Message)
-		if fields, ok := entry.Data["fields"].(string); ok {
-			for field := range strings.FieldsSeq(fields) {
+		for _, key := range []string{"fields", "mounts"} {
+			text, _ := entry.Data[key].(string)
+			for field := range strings.FieldsSeq(text) {
 				fmt.Fprintf(&b, "  %s\n", field)
 			}
 		}
@@ -174,8 +189,9 @@ func TestCreateRequestRefuses(t *testing.T) {
 		"overlay":             {change: addMount(specs.Mount{Destination: "/data", Type: "overlay"}), want: errdefs.IsInvalidArgument},
 		"id-mapped":           {change: addMount(specs.Mount{Destination: "/data", Type: "bind", UIDMappings: []specs.LinuxIDMapping{{}}}), want: errdefs.IsNotImplemented},
 		"missing source":      {change: addMount(specs.Mount{Destination: "/data", Type: "bind", Source: "/x/sandboxes/y"}), want: errdefs.IsNotFound},
-		"emptyDir subPath":    {change: addMount(specs.Mount{Destination: "/data", Type: "bind", Source: "/p/kubernetes.io~empty-dir/v/sub"}), want: errdefs.IsNotImplemented},
 		"emptyDir named dots": {change: addMount(specs.Mount{Destination: "/data", Type: "bind", Source: "/p/kubernetes.io~empty-dir/.."}), want: errdefs.IsInvalidArgument},
+		"emptyDir's parent":   {change: addMount(specs.Mount{Destination: "/data", Type: "bind", Source: "/p/kubernetes.io~empty-dir/v/a/../../x"}), want: errdefs.IsInvalidArgument},
+		"persistent volume":   {change: addMount(specs.Mount{Destination: "/data", Type: "bind", Source: "/k/pods/u/volumes/kubernetes.io~csi/pv/mount"}), want: errdefs.IsFailedPrecondition},
 		"long hostname":       {opts: Options{ContainerID: "c", Rootfs: pulled, Hostname: strings.Repeat("h", 65)}, want: errdefs.IsInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +203,7 @@ func TestCreateRequestRefuses(t *testing.T) {
 			if test.opts.ContainerID == "" && test.opts.Rootfs == nil {
 				test.opts = Options{ContainerID: "c", Rootfs: pulled}
 			}
-			if _, _, err := b.createRequest(ctx, test.opts, hostFiles, hostGroup); !test.want(err) {
+			if _, _, err := b.createRequest(ctx, test.opts, hostFiles, fakeHost{}); !test.want(err) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -269,10 +285,11 @@ func TestNothingOfTheHost(t *testing.T) {
 	ctx, _ := captureLog(t.Context())
 	for _, name := range []string{"cri-container.json", "cri-privileged.json"} {
 		b := parseFile(ctx, t, name)
-		req, _, err := b.createRequest(ctx, Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull("example.com/a:1"))},
-			func(source, guest string) ([]CopyJob, error) {
-				return []CopyJob{{HostPath: source, GuestPath: guest}}, nil
-			}, hostGroup)
+		files := map[string]string{"/etc/hostname": guestShared + "/hostname", "/etc/resolv.conf": guestShared + "/resolv.conf"}
+		req, _, err := b.createRequest(ctx, Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull("example.com/a:1")), SandboxFiles: files},
+			func(source, guest string) ([]hostfiles.Job, error) {
+				return []hostfiles.Job{{HostPath: source, GuestPath: guest}}, nil
+			}, fakeHost{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -336,7 +353,7 @@ func FuzzRequest(f *testing.F) {
 			}
 			return
 		}
-		req, _, err := b.createRequest(ctx, Options{ContainerID: "c", Rootfs: rootfs, SharedShm: true}, hostFiles, hostGroup)
+		req, _, err := b.createRequest(ctx, Options{ContainerID: "c", Rootfs: rootfs, SharedShm: true}, hostFiles, fakeHost{})
 		if err != nil {
 			return
 		}

@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coffer-project/coffer/shim/hostfiles"
 )
 
 // Destinations of the files that a pod gives to its containers.
@@ -49,7 +51,7 @@ func SandboxFiles(config *runtime.PodSandboxConfig, ips []string) (map[string][]
 
 // SandboxJobs are the copy jobs that bring the files to the guest, and where each will be, by destination: the
 // SandboxFiles of Options for every container of the pod.
-func SandboxJobs(sandboxID string, files map[string][]byte) (jobs []CopyJob, paths map[string]string) {
+func SandboxJobs(sandboxID string, files map[string][]byte) (jobs []hostfiles.Job, paths map[string]string) {
 	paths = make(map[string]string, len(files))
 	for _, destination := range sandboxFileNames {
 		content, ok := files[destination]
@@ -58,7 +60,7 @@ func SandboxJobs(sandboxID string, files map[string][]byte) (jobs []CopyJob, pat
 		}
 		guest := guestPath(sandboxID, destination)
 		paths[destination] = guest
-		jobs = append(jobs, CopyJob{GuestPath: guest, Mode: unix.S_IFREG | 0o644, Content: content})
+		jobs = append(jobs, hostfiles.Job{GuestPath: guest, Mode: unix.S_IFREG | 0o644, Content: content})
 	}
 	return jobs, paths
 }

@@ -27,7 +27,7 @@ func TestSharedMemory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan, err := (&planner{
-				containerID: "c", sharedShm: tc.shared, plan: hostFiles, group: hostGroup, dropped: new(dropped),
+				containerID: "c", sharedShm: tc.shared, copy: hostFiles, host: fakeHost{}, emptyDirs: new(EmptyDirs), dropped: new(dropped),
 			}).run([]specs.Mount{tc.mount})
 			if err != nil {
 				t.Fatal(err)

@@ -17,6 +17,7 @@ type Config struct {
 	Hypervisor Hypervisor `toml:"hypervisor"`
 	Guest      Guest      `toml:"guest"`
 	Image      Image      `toml:"image"`
+	Volumes    Volumes    `toml:"volumes"`
 	Initdata   Initdata   `toml:"initdata"`
 }
 
@@ -120,6 +121,7 @@ func Default() *Config {
 			LogLevel:       LevelInfo,
 		},
 		Image:    Image{CreateContainerTimeout: Duration{20 * time.Minute}},
+		Volumes:  Volumes{MaxCopyMiB: 64, MaxCopyFiles: 4096},
 		Initdata: Initdata{AllowAnnotation: true},
 	}
 }

@@ -29,6 +29,7 @@ func (c *Config) Validate() error {
 	c.validatePaths(fault)
 	c.validateMachine(fault)
 	c.validateTimes(fault)
+	c.validateVolumes(fault)
 	return errors.Join(faults...)
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/bundle"
+	"github.com/coffer-project/coffer/shim/hostfiles"
 	"github.com/coffer-project/coffer/shim/network"
 )
 
@@ -32,7 +33,7 @@ func (p *Pod) copyFiles(ctx context.Context, guest *agent.Client, attachment *ne
 		return err
 	}
 	jobs, files := bundle.SandboxJobs(p.request.ID, contents)
-	if err := bundle.Copy(ctx, guest, jobs); err != nil {
+	if err := hostfiles.Copy(ctx, guest, jobs); err != nil {
 		return err
 	}
 	p.mu.Lock()

@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/bundle"
+	"github.com/coffer-project/coffer/shim/hostfiles/live"
 	"github.com/coffer-project/coffer/shim/sandbox"
 )
 
@@ -30,6 +32,10 @@ type container struct {
 	bundle string
 	kind   kind
 	init   *process
+	// files are the host's files that the container has, live the copies that follow the kubelet. They are set before
+	// guest; nil for kindPause.
+	files *bundle.Files
+	live  []*live.Volume
 	// removed is closed when the task is deleted.
 	removed chan struct{}
 

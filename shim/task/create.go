@@ -91,11 +91,12 @@ func (s *Service) join(ctx context.Context, r *taskapi.CreateTaskRequest, b *bun
 	if err != nil {
 		return err
 	}
-	report, err := s.createInGuest(ctx, guest, r, b)
+	report, err := s.createInGuest(ctx, guest, r, b, c)
 	if err != nil {
 		return err
 	}
 	c.joined(guest)
+	s.live.Keep(c.id, c.live)
 	s.watchOOM(guest)
 	notePull(ctx, report, c, time.Since(started))
 	return nil
@@ -103,18 +104,24 @@ func (s *Service) join(ctx context.Context, r *taskapi.CreateTaskRequest, b *bun
 
 // createInGuest returns what the guest reports of the image pull, nil when it reports nothing.
 func (s *Service) createInGuest(
-	ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle,
-) (*guestpullpb.PullReport, error) {
+	ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle, c *container,
+) (_ *guestpullpb.PullReport, retErr error) {
 	options, err := s.bundleOptions(ctx, r, b)
 	if err != nil {
 		return nil, err
 	}
-	request, jobs, err := b.CreateRequest(ctx, options)
+	request, files, err := b.CreateRequest(ctx, options)
 	if err != nil {
 		return nil, err
 	}
-	if err := bundle.Copy(ctx, guest, jobs); err != nil {
-		return nil, err
+	c.files = files
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, s.dropFiles(ctx, guest, c))
+		}
+	}()
+	if err := s.bringFiles(ctx, guest, c); err != nil {
+		return nil, s.because(guest, err)
 	}
 	pull := s.followPull(ctx, guest, request)
 	if _, err := guest.CreateContainer(ctx, request); err != nil {
@@ -137,6 +144,7 @@ func (s *Service) bundleOptions(ctx context.Context, r *taskapi.CreateTaskReques
 	options := bundle.Options{
 		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
 		SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
+		EmptyDirs: s.emptyDirsOf(), Limits: s.copyLimits(),
 	}
 	if b.NamesImage() {
 		return options, nil

@@ -58,6 +58,9 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 		if err := s.removeFromGuest(ctx, guest, c.id); err != nil {
 			return err
 		}
+		if err := s.dropFiles(ctx, guest, c); err != nil {
+			return err
+		}
 	default:
 		// The pod goes with its task.
 		if err := s.pod.Stop(ctx); err != nil {

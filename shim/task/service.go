@@ -18,7 +18,9 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/bundle"
 	cofferevent "github.com/coffer-project/coffer/shim/event"
+	"github.com/coffer-project/coffer/shim/hostfiles/live"
 	"github.com/coffer-project/coffer/shim/sandbox"
 )
 
@@ -45,6 +47,11 @@ type Service struct {
 	shutdown   func()
 
 	oomOnce sync.Once
+	live    *live.Keeper
+
+	emptyDirsOnce sync.Once
+	emptyDirs     bundle.EmptyDirs
+
 	// making is held while a create call makes the pod, so that a second one waits and then joins it.
 	making sync.Mutex
 
@@ -91,7 +98,7 @@ func NewService(life context.Context, options Options) *Service {
 	s := &Service{
 		life: life, pod: options.Pod, outbox: newOutbox(life, options.Publisher),
 		images: options.ImageNames, configPath: options.ConfigPath, placed: options.Placed, shutdown: options.Shutdown,
-		containers: map[string]*container{}, creations: map[string]*creation{},
+		live: live.NewKeeper(life), containers: map[string]*container{}, creations: map[string]*creation{},
 	}
 	options.Pod.SetMembers(s)
 	return s

@@ -70,6 +70,9 @@ func (s *Service) attend(p *process, inGuest *agent.Process) {
 	case <-time.After(drainGrace):
 	case <-p.stopped:
 	}
+	if p.execID == "" {
+		s.takeTermination(p.container)
+	}
 	s.finish(p, e)
 }
 
@@ -165,6 +168,7 @@ func (s *Service) watchPod(c *container) {
 	case <-c.removed:
 		return
 	}
+	s.live.Forget(c.id)
 	cause := s.pod.Exit()
 	e := exit{status: exitKilled, at: cause.At}
 	if cause.Err != nil {

@@ -67,6 +67,7 @@ func New(tb testing.TB, opts ...Option) *Guest {
 		changed:  make(chan struct{}),
 		faults:   make(map[string]func(context.Context) error),
 	}
+	g.service.stock = c.stock
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(g.intercept))
 	if err != nil {
 		tb.Fatalf("make fake guest: %v", err)
@@ -77,6 +78,7 @@ func New(tb testing.TB, opts ...Option) *Guest {
 		g.service.features = []string{forward.Feature}
 		guestpullpb.RegisterDiagnosticsService(server, g.service)
 		guestpullpb.RegisterProgressService(server, g.service)
+		guestpullpb.RegisterFilesService(server, g.service)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan struct{})

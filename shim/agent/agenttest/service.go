@@ -19,7 +19,7 @@ var implemented = map[string]bool{
 	"Check": true, "Version": true, "GetBootReport": true, "GetPullReport": true, "WaitPull": true,
 	"CreateSandbox": true, "DestroySandbox": true, "GetGuestDetails": true, "GetOOMEvent": true, "SetPolicy": true,
 	"SetGuestDateTime": true, "ReseedRandomDev": true, "UpdateInterface": true, "UpdateRoutes": true, "AddARPNeighbors": true,
-	"CopyFile": true, "CreateContainer": true, "StartContainer": true, "RemoveContainer": true, "UpdateContainer": true,
+	"CopyFile": true, "RemoveFiles": true, "GetDiagnosticData": true, "CreateContainer": true, "StartContainer": true, "RemoveContainer": true, "UpdateContainer": true,
 	"PauseContainer": true, "ResumeContainer": true, "StatsContainer": true, "ExecProcess": true, "SignalProcess": true,
 	"WaitProcess": true, "TtyWinResize": true, "WriteStdin": true, "CloseStdin": true, "ReadStdout": true, "ReadStderr": true,
 }
@@ -40,17 +40,19 @@ type service struct {
 	pulls  chan *guestpullpb.PullProgress
 	// features are Coffer's own that the guest offers.
 	features []string
+	stock    bool
 
 	mu         sync.Mutex
 	containers map[string]*container
-	files      map[string][]byte
+	files      map[string]File
+	last       map[string]string // termination messages
 }
 
 func newService() *service {
 	life, cancel := context.WithCancel(context.Background())
 	return &service{
 		life: life, cancel: cancel, oom: make(chan string, 16), pulls: make(chan *guestpullpb.PullProgress),
-		containers: make(map[string]*container), files: make(map[string][]byte),
+		containers: make(map[string]*container), files: make(map[string]File), last: make(map[string]string),
 	}
 }
 
@@ -72,14 +74,6 @@ func (g *Guest) Progress(ctx context.Context, news *guestpullpb.PullProgress) er
 // Process returns a process to steer; execID is empty for the container's first. ErrNotFound before it was created.
 func (g *Guest) Process(containerID, execID string) (*Process, error) {
 	return g.service.find(containerID, execID)
-}
-
-// File returns the content of a file that was copied in completely.
-func (g *Guest) File(path string) ([]byte, bool) {
-	g.service.mu.Lock()
-	defer g.service.mu.Unlock()
-	data, ok := g.service.files[path]
-	return data, ok
 }
 
 func (s *service) find(containerID, execID string) (*Process, error) {
@@ -211,21 +205,6 @@ func (s *service) CloseStdin(_ context.Context, req *agentpb.CloseStdinRequest) 
 		return nil, err
 	}
 	p.closeStdin()
-	return &emptypb.Empty{}, nil
-}
-
-func (s *service) CopyFile(_ context.Context, req *agentpb.CopyFileRequest) (*emptypb.Empty, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	name := req.GetPath()
-	data := s.files[name]
-	if req.GetOffset() == 0 {
-		data = nil
-	}
-	if int64(len(data)) != req.GetOffset() {
-		return nil, fmt.Errorf("%s has %d bytes, got offset %d: %w", name, len(data), req.GetOffset(), errdefs.ErrOutOfRange)
-	}
-	s.files[name] = append(data, req.GetData()...)
 	return &emptypb.Empty{}, nil
 }
 

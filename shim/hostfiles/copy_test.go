@@ -1,4 +1,4 @@
-package bundle
+package hostfiles
 
 import (
 	"bytes"
@@ -52,7 +52,7 @@ func write(t *testing.T, name string, data []byte, mode os.FileMode) {
 
 func planAndCopy(t *testing.T, source string) *fakeGuest {
 	t.Helper()
-	jobs, err := planCopy(source, "/guest/v")
+	jobs, err := Limits{}.Plan(source, "/guest/v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestCopyTree(t *testing.T) {
 }
 
 // testLimits are the real ones in bytes, and small in numbers so that a test need not make thousands of files.
-var testLimits = limits{file: copyLimits.file, tree: copyLimits.tree, entries: 8, depth: 4}
+var testLimits = Limits{Entries: 8, Depth: 4}
 
 func TestPlanRefuses(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -147,17 +147,17 @@ func TestPlanRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, errdefs.IsInvalidArgument},
-		"large file": {func(t *testing.T, path string) { sparse(t, path, copyLimits.file+1) }, errdefs.IsFailedPrecondition},
+		"large file": {func(t *testing.T, path string) { sparse(t, path, DefaultBytes+1) }, errdefs.IsFailedPrecondition},
 		"large folder": {func(t *testing.T, path string) {
 			if err := os.Mkdir(path, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			for _, name := range []string{"a", "b", "c"} {
-				sparse(t, filepath.Join(path, name), copyLimits.tree/2)
+				sparse(t, filepath.Join(path, name), DefaultBytes/2)
 			}
 		}, errdefs.IsFailedPrecondition},
 		"deep folder": {func(t *testing.T, path string) {
-			if err := os.MkdirAll(path+strings.Repeat("/d", testLimits.depth+2), 0o755); err != nil {
+			if err := os.MkdirAll(path+strings.Repeat("/d", testLimits.Depth+2), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}, errdefs.IsFailedPrecondition},
@@ -165,7 +165,7 @@ func TestPlanRefuses(t *testing.T) {
 			if err := os.Mkdir(path, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			for i := range testLimits.entries {
+			for i := range testLimits.Entries {
 				write(t, filepath.Join(path, strconv.Itoa(i)), nil, 0o600)
 			}
 		}, errdefs.IsFailedPrecondition},
@@ -173,12 +173,12 @@ func TestPlanRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "v")
 			test.make(t, path)
-			if jobs, err := testLimits.plan(path, "/guest/v"); !test.want(err) {
+			if jobs, err := testLimits.Plan(path, "/guest/v"); !test.want(err) {
 				t.Errorf("got %d jobs, %v", len(jobs), err)
 			}
 		})
 	}
-	if _, err := planCopy("/dev/null", "/guest/v"); !errdefs.IsInvalidArgument(err) {
+	if _, err := (Limits{}).Plan("/dev/null", "/guest/v"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("device: got %v", err)
 	}
 }
@@ -197,7 +197,7 @@ func TestCopyAfterChange(t *testing.T) {
 		change func(t *testing.T, file string)
 		want   func(error) bool
 	}{
-		"grown":  {func(t *testing.T, file string) { sparse(t, file, copyLimits.file+1) }, errdefs.IsFailedPrecondition},
+		"grown":  {func(t *testing.T, file string) { sparse(t, file, DefaultBytes+1) }, errdefs.IsFailedPrecondition},
 		"gone":   {func(*testing.T, string) {}, func(err error) bool { return errors.Is(err, os.ErrNotExist) }},
 		"a link": {func(_ *testing.T, file string) { _ = os.Symlink("/etc/passwd", file) }, func(err error) bool { return errors.Is(err, unix.ELOOP) }},
 		"a pipe": {func(_ *testing.T, file string) { _ = unix.Mkfifo(file, 0o600) }, errdefs.IsFailedPrecondition},
@@ -205,7 +205,7 @@ func TestCopyAfterChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "f")
 			write(t, file, []byte("x"), 0o600)
-			jobs, err := planCopy(file, "/guest/f")
+			jobs, err := Limits{}.Plan(file, "/guest/f")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -221,17 +221,18 @@ func TestCopyAfterChange(t *testing.T) {
 }
 
 func TestCopyFails(t *testing.T) {
-	job := CopyJob{GuestPath: "/guest/f", Mode: unix.S_IFREG | 0o644, Content: []byte("x")}
+	job := Job{GuestPath: "/guest/f", Mode: unix.S_IFREG | 0o644, Content: []byte("x")}
 	denied := &fakeGuest{err: errdefs.ErrPermissionDenied}
-	if err := Copy(t.Context(), denied, []CopyJob{job}); !errdefs.IsPermissionDenied(err) {
+	if err := Copy(t.Context(), denied, []Job{job}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("guest denies: got %v", err)
 	}
 	job.Mode = unix.S_IFCHR
-	if err := Copy(t.Context(), &fakeGuest{}, []CopyJob{job}); !errdefs.IsInvalidArgument(err) {
+	if err := Copy(t.Context(), &fakeGuest{}, []Job{job}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("device: got %v", err)
 	}
-	shrinks := CopyJob{GuestPath: "/guest/f", Mode: unix.S_IFREG}
-	if err := shrinks.chunks(t.Context(), &fakeGuest{}, bytes.NewReader(nil), 3); !errdefs.IsFailedPrecondition(err) {
+	shrinks := Job{GuestPath: "/guest/f", Mode: unix.S_IFREG}
+	short := &sender{guest: &fakeGuest{}}
+	if err := short.chunks(t.Context(), shrinks, bytes.NewReader(nil), 3); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("file became shorter: got %v", err)
 	}
 }
