@@ -9,29 +9,39 @@ import (
 	"testing"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coffer-project/coffer/integration/harness"
 )
 
-// compare checks what scripts say in one container: the answers by script. They run in one exec, which takes long enough
-// under emulation.
+// compare checks what scripts say in one container: the answers by script.
 func (l *lab) compare(t *testing.T, edit func(*runtime.ContainerConfig), answers map[string]string) {
+	t.Helper()
+	c := l.sleeper(t, edit)
+	var pairs [][2]string
+	for _, script := range slices.Sorted(maps.Keys(answers)) {
+		pairs = append(pairs, [2]string{script, answers[script]})
+	}
+	l.ask(t, c, pairs...)
+	l.removeContainer(t, c)
+}
+
+// ask runs scripts in order and checks what each says. They run in one exec, which takes long enough under emulation.
+func (l *lab) ask(t *testing.T, c *harness.Container, pairs ...[2]string) {
 	t.Helper()
 	const separator = "\036"
 	var all strings.Builder
-	scripts := slices.Sorted(maps.Keys(answers))
-	for _, script := range scripts {
-		all.WriteString("( " + script + "\n) || echo failed; printf '\\036'\n")
+	for _, pair := range pairs {
+		all.WriteString("( " + pair[0] + "\n) || echo failed; printf '\\036'\n")
 	}
-	c := l.sleeper(t, edit)
 	said := strings.Split(l.sh(t, c, all.String()), separator)
-	if len(said) != len(scripts)+1 {
-		t.Fatalf("%d answers to %d scripts: %q", len(said)-1, len(scripts), said)
+	if len(said) != len(pairs)+1 {
+		t.Fatalf("%d answers to %d scripts: %q", len(said)-1, len(pairs), said)
 	}
-	for i, script := range scripts {
-		if got := strings.TrimSuffix(said[i], "\n"); got != answers[script] {
-			t.Errorf("%s: %q, want %q", script, got, answers[script])
+	for i, pair := range pairs {
+		if got := strings.TrimSuffix(said[i], "\n"); got != pair[1] {
+			t.Errorf("%s: %q, want %q", pair[0], got, pair[1])
 		}
 	}
-	l.removeContainer(t, c)
 }
 
 // lifeProcess checks who and where a container's first process and its execs are.
