@@ -140,13 +140,13 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 
 // DialPod connects to an address inside the pod's network namespace on the host, as containerd does for a port-forward.
 func (n *Node) DialPod(ctx context.Context, pod *Pod, network, address string) (*net.TCPConn, error) {
-	report, err := pod.Report(ctx)
+	// The VM's monitor runs in the pod's namespace.
+	monitor, err := n.VMPID(pod)
 	if err != nil {
 		return nil, err
 	}
 	var conn net.Conn
-	// The VM's monitor runs in the pod's namespace.
-	err = inNetNS(fmt.Sprintf("/proc/%d/ns/net", report.VMPID), func() (err error) {
+	err = inNetNS(fmt.Sprintf("/proc/%d/ns/net", monitor), func() (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return err
 	})

@@ -72,8 +72,8 @@ func put(sockets *ebpf.Map, slot uint32, listener *net.TCPListener) error {
 
 // unoffered adds what an admin can do to an error of bpf(2).
 func unoffered(what string, err error) error {
-	return fmt.Errorf("%s: %w (%w: the kernel must be Linux 5.9 or newer with CONFIG_BPF_SYSCALL, and the shim have CAP_BPF and CAP_NET_ADMIN)",
-		what, err, errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("%s: %w (%w: the kernel must be Linux 5.9 or newer with CONFIG_BPF_SYSCALL, and the shim have CAP_BPF and "+
+		"CAP_NET_ADMIN; before 5.11 set LimitMEMLOCK=infinity for containerd)", what, err, errdefs.ErrFailedPrecondition)
 }
 
 // instructions are the program: pass everything on that is not TCP to loopback, and assign the rest to the listener of
