@@ -7,8 +7,9 @@
 // Every snapshot is in one of two modes, told apart by a label of our own (LabelMode):
 //
 //   - ModeReference: an empty record. Prepare of an image layer commits it at once and answers AlreadyExists, so that
-//     containerd fetches no layer blob. A container on top of it gets one mount, a read-only bind of an empty
-//     directory, whose extra option carries the KataVirtualVolume that tells the shim what the guest is to pull.
+//     containerd fetches no layer blob. A container on top of it gets one mount, a read-only bind of a directory
+//     without content of the image, whose extra option carries the KataVirtualVolume that tells the shim what the guest
+//     is to pull.
 //   - ModeOverlay: containerd's own overlay snapshotter on the same database, for images that the host is to unpack
 //     (the pause image, patterns that the admin excluded).
 //
@@ -64,6 +65,18 @@
 // reaches a snapshotter. So a layer may have been brought by an image that merely contains it. Only where the layer was
 // the last one of its image (cri.image-layers names no other) is that image's reference put into the volume; otherwise
 // the source is volume.DummySource and the shim relies on CRI's annotation, which it must prefer in any case.
+//
+// # What the host sees of a container's root
+//
+// containerd looks up users and groups in the root. The directory therefore has a passwd and a group file with the names
+// that the image's configuration uses, and numbers that stand for them (package hostroot); the guest looks the names up
+// in the image. The configuration is asked of containerd (package images) when the container's snapshot is made, and
+// only then: Mounts and everything after a restart work from what was written. Where containerd does not answer, only
+// numeric and well-known users can be used. A directory is named by its content, shared by all snapshots with the same,
+// and removed by Cleanup after the last of them.
+//
+// CRI mounts the snapshot of an image volume on the host and hands the shim nothing but the path. So its directory also
+// holds the volume document.
 //
 // # A database that can be lost
 //

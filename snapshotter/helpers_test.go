@@ -108,7 +108,7 @@ func theVolume(tb testing.TB, s *Snapshotter, mounts []mount.Mount) *volume.Volu
 		tb.Fatalf("got mounts %v, want one", mounts)
 	}
 	m := mounts[0]
-	if m.Type != "bind" || m.Source != s.empty || m.Target != "" || len(m.Options) != 3 || m.Options[0] != "rbind" || m.Options[1] != "ro" {
+	if m.Type != "bind" || filepath.Dir(m.Source) != s.hostRoots.dir || m.Target != "" || len(m.Options) != 3 || m.Options[0] != "rbind" || m.Options[1] != "ro" {
 		tb.Fatalf("got mount %+v", m)
 	}
 	v, found, err := volume.FromOptions(m.Options)

@@ -19,6 +19,8 @@ const (
 	LabelMode = labelPrefix + "snapshot.mode"
 	// LabelRecovered marks a record that was made again from its name after the database was lost.
 	LabelRecovered = labelPrefix + "snapshot.recovered"
+	// LabelHostRoot is the name of the folder that the mount of a container's snapshot binds.
+	LabelHostRoot = labelPrefix + "snapshot.host-root"
 )
 
 // Mode says what a snapshot holds.

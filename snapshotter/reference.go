@@ -76,6 +76,15 @@ func layerExists(ctx context.Context, target, parent string) (bool, error) {
 
 // createReference makes a container's snapshot on a reference-only parent.
 func (s *Snapshotter) createReference(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) (mounts []mount.Mount, err error) {
+	s.hostRoots.use.RLock()
+	defer s.hostRoots.use.RUnlock()
+	root, err := s.standIn(ctx, key, parent)
+	if err != nil {
+		return nil, err
+	}
+	if root != "" {
+		labels[LabelHostRoot] = root
+	}
 	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		if _, err := storage.CreateSnapshot(ctx, kind, key, parent, snapshots.WithLabels(labels)); err != nil {
 			return fmt.Errorf("create snapshot %s: %w", key, err)
@@ -92,6 +101,10 @@ func (s *Snapshotter) referenceMounts(ctx context.Context, key string) ([]mount.
 	if _, err := storage.GetSnapshot(ctx, key); err != nil {
 		return nil, fmt.Errorf("mounts of snapshot %s: %w", key, err)
 	}
+	_, info, _, err := storage.GetInfo(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("mounts of snapshot %s: %w", key, err)
+	}
 	name, err := imageBelow(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("find the image of snapshot %s: %w", key, err)
@@ -100,7 +113,7 @@ func (s *Snapshotter) referenceMounts(ctx context.Context, key string) ([]mount.
 	if err != nil {
 		return nil, fmt.Errorf("describe the image of snapshot %s: %w", key, err)
 	}
-	return []mount.Mount{{Type: "bind", Source: s.empty, Options: []string{"rbind", "ro", option}}}, nil
+	return []mount.Mount{{Type: "bind", Source: s.hostPath(ctx, info), Options: []string{"rbind", "ro", option}}}, nil
 }
 
 // imageBelow walks down from a snapshot to the first image layer. Snapshots between are commits of containers, which

@@ -266,7 +266,7 @@ func TestMountIsMountable(t *testing.T) {
 		}
 	})
 	entries, err := os.ReadDir(target)
-	if err != nil || len(entries) != 0 {
+	if err != nil || len(entries) != 1 || entries[0].Name() != "etc" {
 		t.Fatalf("the root holds %v, %v", entries, err)
 	}
 	if err := os.WriteFile(filepath.Join(target, "x"), nil, 0o600); !errors.Is(err, syscall.EROFS) {

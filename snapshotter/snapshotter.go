@@ -39,7 +39,10 @@ type Snapshotter struct {
 	images Images
 	// release lets go of what decide needs.
 	release func() error
-	// empty is the directory that every reference-only mount binds. Nothing is ever in it.
+	// namedUsers says that mounts bind folders with the names of users, which hostRoots keeps.
+	namedUsers bool
+	hostRoots  hostRoots
+	// empty is the directory that reference-only mounts bind which need no folder of their own. Nothing is ever in it.
 	empty string
 
 	closing sync.Once
@@ -59,8 +62,10 @@ type options struct {
 	release  func() error
 	platform string
 	images   Images
-	overlay  []overlay.Opt
-	meta     func(ctx context.Context, path string) (MetaStore, error)
+	// numericUsers switches named users off.
+	numericUsers bool
+	overlay      []overlay.Opt
+	meta         func(ctx context.Context, path string) (MetaStore, error)
 }
 
 // Opt changes a Snapshotter from its defaults.
@@ -83,6 +88,10 @@ func WithNodeDefault(n *NodeDefault) Opt {
 
 // WithPlatform sets the platform that guests are told to pull, such as linux/amd64; by default this machine's.
 func WithPlatform(platform string) Opt { return func(o *options) { o.platform = platform } }
+
+// WithNumericUsers lets mounts bind an empty folder, so that containerd accepts numeric users only. It is for shims that
+// do not know what stands for names (package hostroot).
+func WithNumericUsers() Opt { return func(o *options) { o.numericUsers = true } }
 
 // WithOverlayOptions adds mount options to the overlay mounts of images that pass through.
 func WithOverlayOptions(mountOptions []string) Opt {
@@ -110,12 +119,14 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
 	s := &Snapshotter{
-		records:  records{dir: filepath.Join(root, "snapshots")},
-		decide:   o.decide,
-		release:  o.release,
-		platform: o.platform,
-		images:   o.images,
-		empty:    filepath.Join(root, "empty"),
+		records:    records{dir: filepath.Join(root, "snapshots")},
+		decide:     o.decide,
+		release:    o.release,
+		platform:   o.platform,
+		images:     o.images,
+		hostRoots:  hostRoots{dir: filepath.Join(root, "hostroots")},
+		namedUsers: !o.numericUsers,
+		empty:      filepath.Join(root, "empty"),
 	}
 	if err := makeEmpty(s.empty); err != nil {
 		return nil, err
@@ -314,7 +325,7 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters .
 
 // Cleanup removes directories that no record names.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
-	return s.overlay.(snapshots.Cleaner).Cleanup(ctx)
+	return errors.Join(s.overlay.(snapshots.Cleaner).Cleanup(ctx), s.pruneHostRoots(ctx))
 }
 
 // Close closes the database, and what WithImages and WithNodeDefault gave. It may be called twice.

@@ -26,11 +26,11 @@ func ParseProcess(raw []byte) (*specs.Process, error) {
 	return &p, nil
 }
 
-// Process rebuilds a process specification, for an exec. A process without arguments fails with
-// errdefs.ErrInvalidArgument.
-func Process(ctx context.Context, p *specs.Process) (*ocipb.Process, error) {
+// Process rebuilds a process specification, for an exec in a container with these users. A process without arguments
+// fails with errdefs.ErrInvalidArgument.
+func Process(ctx context.Context, p *specs.Process, users Users) (*ocipb.Process, error) {
 	var d dropped
-	out, err := rebuildProcess(p, &d)
+	out, err := rebuildProcess(p, users, &d)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func Process(ctx context.Context, p *specs.Process) (*ocipb.Process, error) {
 	return out, nil
 }
 
-func rebuildProcess(p *specs.Process, d *dropped) (*ocipb.Process, error) {
+func rebuildProcess(p *specs.Process, users Users, d *dropped) (*ocipb.Process, error) {
 	if p == nil || len(p.Args) == 0 {
 		return nil, fmt.Errorf("process has no arguments: %w", errdefs.ErrInvalidArgument)
 	}
@@ -51,11 +51,13 @@ func rebuildProcess(p *specs.Process, d *dropped) (*ocipb.Process, error) {
 	d.note("process.commandLine", p.CommandLine != "")
 	d.note("process.user.umask", p.User.Umask != nil && *p.User.Umask != defaultUmask)
 
+	user, err := users.request(p.User)
+	if err != nil {
+		return nil, err
+	}
 	out := &ocipb.Process{
-		Terminal: p.Terminal,
-		User: &ocipb.User{
-			UID: p.User.UID, GID: p.User.GID, AdditionalGids: p.User.AdditionalGids, Username: p.User.Username,
-		},
+		Terminal:        p.Terminal,
+		User:            user,
 		Args:            p.Args,
 		Env:             p.Env,
 		Cwd:             p.Cwd,

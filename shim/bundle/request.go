@@ -48,6 +48,10 @@ type Options struct {
 	EmptyDirs *EmptyDirs
 	// Limits bound what is copied of each mount.
 	Limits hostfiles.Limits
+	// Users are the names behind user ids, from LoadUsers.
+	Users Users
+	// StrictGroups says that the pod asks for strict supplemental groups.
+	StrictGroups bool
 	// Devices are handed to the guest with the container.
 	Devices []*agentpb.Device
 }
@@ -86,6 +90,9 @@ func (b *Bundle) createRequest(
 	if mounts.terminationPath != "" {
 		annotations[annotationTermination] = mounts.terminationPath
 	}
+	if opts.Users.strict(b.spec.Process.User, opts.StrictGroups) {
+		annotations[annotationGroups] = groupsStrict
+	}
 	spec, err := b.guestSpec(opts, rootfs, annotations, mounts.mounts, &d)
 	if err != nil {
 		return nil, nil, fmt.Errorf("specification of container %s: %w", id, err)
@@ -118,7 +125,7 @@ func (b *Bundle) guestSpec(
 	d.note("windows", in.Windows != nil)
 	d.note("vm", in.VM != nil)
 	d.note("zos", in.ZOS != nil)
-	process, err := rebuildProcess(in.Process, d)
+	process, err := rebuildProcess(in.Process, opts.Users, d)
 	if err != nil {
 		return nil, err
 	}

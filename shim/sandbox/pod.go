@@ -173,6 +173,14 @@ func (p *Pod) Sysctls() map[string]string {
 	return podSysctls(p.request.Config)
 }
 
+// StrictGroups tells whether the pod's processes must not get the groups that an image puts their user in.
+func (p *Pod) StrictGroups() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	policy := p.request.Config.GetLinux().GetSecurityContext().GetSupplementalGroupsPolicy()
+	return policy == cri.SupplementalGroupsPolicy_Strict
+}
+
 // Config is the runtime configuration, nil before Create.
 func (p *Pod) Config() *config.Config {
 	p.mu.Lock()

@@ -32,6 +32,8 @@ type container struct {
 	bundle string
 	kind   kind
 	init   *process
+	// users are the names behind the user ids of its processes.
+	users bundle.Users
 	// files are the host's files that the container has, live the copies that follow the kubelet. They are set before
 	// guest; nil for kindPause.
 	files *bundle.Files

@@ -114,7 +114,7 @@ func (s *Service) createInGuest(
 	if err != nil {
 		return nil, err
 	}
-	c.files = files
+	c.files, c.users = files, options.Users
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, s.dropFiles(ctx, guest, c))
@@ -141,15 +141,18 @@ func (s *Service) createInGuest(
 // bundleOptions are what a container's request needs beyond its bundle. Clients other than CRI put the image's name into
 // containerd's record of the container and nowhere else.
 func (s *Service) bundleOptions(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle) (bundle.Options, error) {
+	users, err := bundle.LoadUsers(r.GetRootfs())
+	if err != nil {
+		return bundle.Options{}, err
+	}
 	options := bundle.Options{
 		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
 		SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
-		EmptyDirs: s.emptyDirsOf(), Limits: s.copyLimits(),
+		EmptyDirs: s.emptyDirsOf(), Limits: s.copyLimits(), Users: users, StrictGroups: s.pod.StrictGroups(),
 	}
 	if b.NamesImage() {
 		return options, nil
 	}
-	var err error
 	options.Image, err = s.images(ctx, r.GetID())
 	return options, err
 }

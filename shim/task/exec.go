@@ -30,7 +30,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	if state, _ := c.init.current(); state == stateStopped || state == statePaused {
 		return nil, fmt.Errorf("exec in container %s: it is %s: %w", c.id, state, errdefs.ErrFailedPrecondition)
 	}
-	request, err := execRequest(ctx, r)
+	request, err := execRequest(ctx, r, c.users)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}
@@ -50,13 +50,13 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	return &emptypb.Empty{}, nil
 }
 
-func execRequest(ctx context.Context, r *taskapi.ExecProcessRequest) (*agentpb.ExecProcessRequest, error) {
+func execRequest(ctx context.Context, r *taskapi.ExecProcessRequest, users bundle.Users) (*agentpb.ExecProcessRequest, error) {
 	spec, err := bundle.ParseProcess(r.GetSpec().GetValue())
 	if err != nil {
 		return nil, err
 	}
 	spec.Terminal = r.GetTerminal()
-	process, err := bundle.Process(ctx, spec)
+	process, err := bundle.Process(ctx, spec, users)
 	if err != nil {
 		return nil, err
 	}

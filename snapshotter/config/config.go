@@ -50,6 +50,7 @@ type Config struct {
 type Images struct {
 	Passthrough      []string `toml:"passthrough"`
 	WithoutReference string   `toml:"without_reference"`
+	NamedUsers       bool     `toml:"named_users"`
 }
 
 // Overlay is about the images that this host unpacks.
@@ -73,6 +74,7 @@ func Default() Config {
 		Images: Images{
 			Passthrough:      []string{"*/pause:*", "*/pause@*"},
 			WithoutReference: string(snapshotter.ModeReference),
+			NamedUsers:       true,
 		},
 		NodeDefault: NodeDefault{Root: "/var/lib/coffer-snapshotter/default", Guest: []string{}},
 		Overlay:     Overlay{MountOptions: []string{}},

@@ -28,5 +28,8 @@ func (c Config) Open(ctx context.Context) (*snapshotter.Snapshotter, error) {
 		return nil, err
 	}
 	opts = append(opts, snapshotter.WithImages(client))
+	if !c.Images.NamedUsers {
+		opts = append(opts, snapshotter.WithNumericUsers())
+	}
 	return snapshotter.New(ctx, c.Root, opts...)
 }

@@ -233,6 +233,7 @@ func TestRealContainerd(t *testing.T) {
 }
 
 func checkAnswers(ctx context.Context, t *testing.T, client *Client, sealed, both, plain ocispec.Descriptor, chains []digest.Digest) {
+	t.Helper()
 	for name, d := range map[string]digest.Digest{"manifest": sealed.Digest, "index": both.Digest, "cached": both.Digest} {
 		image, err := client.Manifest(ctx, d)
 		if err != nil {
