@@ -30,16 +30,17 @@ func (m *Manager) Create(ctx context.Context, req *agentpb.CreateContainerReques
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := &Container{
-		id:       p.id,
-		execID:   p.execID,
-		sandbox:  p.sandbox,
-		dir:      filepath.Join(m.Base, p.id),
-		cgroup:   m.cgroupPath(p.id),
-		users:    m.rootfs(p.id),
-		cancel:   cancel,
-		finished: make(chan struct{}),
-		turn:     make(chan struct{}, 1),
-		execs:    make(map[string]*process),
+		id:           p.id,
+		execID:       p.execID,
+		sandbox:      p.sandbox,
+		dir:          filepath.Join(m.Base, p.id),
+		cgroup:       m.cgroupPath(p.id),
+		users:        m.rootfs(p.id),
+		strictGroups: p.strictGroups,
+		cancel:       cancel,
+		finished:     make(chan struct{}),
+		turn:         make(chan struct{}, 1),
+		execs:        make(map[string]*process),
 	}
 	if err := m.reserve(c); err != nil {
 		return err
@@ -200,7 +201,7 @@ func (m *Manager) pinMounts(c *Container, p *plan) error {
 // resolveUser completes the user from the image, which the host cannot read.
 func (c *Container) resolveUser(process *specs.Process, name string) error {
 	want := rootfs.User{UID: process.User.UID, GID: process.User.GID, Groups: process.User.AdditionalGids}
-	user, err := rootfs.Resolve(c.users, name, want)
+	user, err := rootfs.Resolve(c.users, name, want, c.strictGroups)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}

@@ -61,7 +61,9 @@ type Container struct {
 	sandbox bool   // stands in for the sandbox container; no runtime knows it
 	cgroup  string
 	users   string // the root in which users are looked up
-	termLog string // where the container's termination message is; empty: nowhere
+	// strictGroups: its processes get none of the groups that the image puts their users in
+	strictGroups bool
+	termLog      string // where the container's termination message is; empty: nowhere
 
 	cancel   context.CancelFunc // gives the creation up
 	finished chan struct{}      // closed when the creation has ended

@@ -23,6 +23,13 @@ const (
 	keyManifestDigest = "containerd.io/snapshot/cri.manifest-digest"
 	keyPlatform       = "io.coffer/platform"
 	keyTermination    = "io.kubernetes.container.terminationMessagePath"
+	keyGroups         = "io.coffer/supplemental-groups-policy"
+)
+
+// Values of keyGroups, after Kubernetes' SupplementalGroupsPolicy. Without one it is groupsMerge.
+const (
+	groupsMerge  = "merge"
+	groupsStrict = "strict"
 )
 
 // kindKeys are the annotations by which container engines tell a sandbox container from a workload.
@@ -48,8 +55,10 @@ type plan struct {
 	storages []*agentpb.Storage // all but the image
 	spec     *specs.Spec
 	userName string
-	sysctls  map[string]string
-	termDest string // destination of the termination log's mount
+	// strictGroups: the process gets none of the groups that the image puts its user in
+	strictGroups bool
+	sysctls      map[string]string
+	termDest     string // destination of the termination log's mount
 }
 
 // newPlan checks a request and rebuilds from it what will be done.
@@ -95,8 +104,23 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 	}
 	p.sysctls = spec.TakeNetSysctls(p.spec)
 	p.termDest = req.GetOCI().GetAnnotations()[keyTermination]
+	if p.strictGroups, err = strictGroups(req); err != nil {
+		return nil, err
+	}
 	p.userName, err = userName(req)
 	return p, err
+}
+
+// strictGroups reads the policy for supplemental groups.
+func strictGroups(req *agentpb.CreateContainerRequest) (bool, error) {
+	switch policy := req.GetOCI().GetAnnotations()[keyGroups]; policy {
+	case "", groupsMerge:
+		return false, nil
+	case groupsStrict:
+		return true, nil
+	default:
+		return false, refuse(req, "policy for supplemental groups %.32q is neither %q nor %q", policy, groupsMerge, groupsStrict)
+	}
 }
 
 // checkUnsupported refuses parts of a request that would otherwise have no effect, or an effect that nobody checked.

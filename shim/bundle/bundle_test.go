@@ -127,7 +127,7 @@ func TestProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Process(ctx, p)
+	got, err := Process(ctx, p, Users{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestProcess(t *testing.T) {
 		}
 	}
 	for name, p := range map[string]*specs.Process{"none": nil, "no arguments": {}} {
-		if _, err := Process(ctx, p); !errdefs.IsInvalidArgument(err) {
+		if _, err := Process(ctx, p, Users{}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

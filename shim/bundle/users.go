@@ -90,9 +90,10 @@ func (u Users) request(in specs.User) (*ocipb.User, error) {
 		out.Username = name + ":" + group
 	case listed && hostroot.Reserved(primary) && in.GID == primary:
 		// The primary group is what the image says: the guest completes a name, and a number without a group.
-		out.GID = 0
 		if byName {
 			out.Username = name
+		} else {
+			out.GID = 0
 		}
 	case hostroot.Reserved(in.GID):
 		return nil, fmt.Errorf("group %d: ids from %d on stand for names, and no name is known for this one: %w",

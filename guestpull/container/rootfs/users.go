@@ -30,9 +30,10 @@ type User struct {
 
 // Resolve completes who a process runs as from the image's own files, which the host cannot read. With a name (a name or number,
 // optionally with ":group") it replaces want's user and group. Without, it fills in the primary group of want's user if want has group 0,
-// as a container engine that can read the files would. In both cases the groups that the image puts the user in are added.
+// as a container engine that can read the files would; the 0 then was no wish and goes from the additional groups, too. In both cases
+// the primary group and, unless strict, the groups that the image puts the user in are among the additional groups.
 // NotFound: the image does not have the name.
-func Resolve(root, name string, want User) (User, error) {
+func Resolve(root, name string, want User, strict bool) (User, error) {
 	passwd, err := readInRoot(root, "etc/passwd")
 	if err != nil {
 		return User{}, err
@@ -51,14 +52,17 @@ func Resolve(root, name string, want User) (User, error) {
 		out.GID = account.gid
 	} else if known && out.GID == 0 {
 		out.GID = account.gid
+		out.Groups = slices.DeleteFunc(out.Groups, func(gid uint32) bool { return gid == 0 })
 	}
 	if hasGroup {
-		gid, found := findGroup(group, groupName)
-		if out.GID, err = number(groupName, gid, found, "group"); err != nil {
+		if out.GID, err = findGroup(group, groupName); err != nil {
 			return User{}, err
 		}
 	}
-	if known {
+	if known || userName != "" {
+		out.Groups = append(out.Groups, out.GID)
+	}
+	if known && !strict {
 		out.Groups = append(out.Groups, groupsOf(group, account.name)...)
 	}
 	slices.Sort(out.Groups)
@@ -100,13 +104,17 @@ func findUser(passwd []byte, name string, uid uint32) (account, bool) {
 	return account{}, false
 }
 
-func findGroup(group []byte, name string) (uint32, bool) {
+// findGroup looks for a name. A number is itself, also where a group of the image is called by it.
+func findGroup(group []byte, name string) (uint32, error) {
+	if id, ok := parseID(name); ok {
+		return id, nil
+	}
 	for f := range records(group, 3) {
 		if gid, ok := parseID(f[2]); ok && f[0] == name && name != "" {
-			return gid, true
+			return gid, nil
 		}
 	}
-	return 0, false
+	return 0, fmt.Errorf("group %.64q is not in the image: %w", name, errdefs.ErrNotFound)
 }
 
 func groupsOf(group []byte, user string) []uint32 {

@@ -23,6 +23,7 @@ const group = `root:x:0:
 app:x:1001:
 extra:x:2000:other,app
 wheel:x:10:app
+77:x:4242:
 `
 
 func image(t *testing.T, files map[string]string) string {
@@ -42,30 +43,39 @@ func image(t *testing.T, files map[string]string) string {
 func TestResolve(t *testing.T) {
 	usual := map[string]string{"etc/passwd": passwd, "etc/group": group}
 	for name, test := range map[string]struct {
-		files map[string]string
-		name  string
-		want  User
-		got   User
-		err   error
+		files  map[string]string
+		name   string
+		want   User
+		strict bool
+		got    User
+		err    error
 	}{
-		"root":                  {usual, "", User{}, User{}, nil},
-		"number fills group":    {usual, "", User{UID: 1000}, User{UID: 1000, GID: 1001, Groups: []uint32{10, 2000}}, nil},
-		"number keeps group":    {usual, "", User{UID: 1000, GID: 5, Groups: []uint32{2000, 7}}, User{UID: 1000, GID: 5, Groups: []uint32{7, 10, 2000}}, nil},
-		"unknown number":        {usual, "", User{UID: 77}, User{UID: 77}, nil},
-		"no files":              {nil, "", User{UID: 1000}, User{UID: 1000}, nil},
-		"name":                  {usual, "app", User{}, User{UID: 1000, GID: 1001, Groups: []uint32{10, 2000}}, nil},
-		"name and group":        {usual, "app:extra", User{}, User{UID: 1000, GID: 2000, Groups: []uint32{10, 2000}}, nil},
-		"name and number":       {usual, "app:5", User{}, User{UID: 1000, GID: 5, Groups: []uint32{10, 2000}}, nil},
-		"number as name":        {usual, "1000", User{}, User{UID: 1000, GID: 1001, Groups: []uint32{10, 2000}}, nil},
-		"unknown as name":       {usual, "77:78", User{}, User{UID: 77, GID: 78}, nil},
-		"name that is missing":  {usual, "ghost", User{}, User{}, errdefs.ErrNotFound},
-		"name without files":    {nil, "app", User{}, User{}, errdefs.ErrNotFound},
-		"group that is missing": {usual, "app:ghost", User{}, User{}, errdefs.ErrNotFound},
-		"name of a bad line":    {usual, "broken", User{}, User{}, errdefs.ErrNotFound},
-		"endless file":          {map[string]string{"etc/passwd": strings.Repeat("x", maxUsersFile+1)}, "", User{}, User{}, errdefs.ErrInvalidArgument},
+		"root":                       {files: usual, got: User{Groups: []uint32{0}}},
+		"number fills group":         {files: usual, want: User{UID: 1000}, got: User{UID: 1000, GID: 1001, Groups: []uint32{10, 1001, 2000}}},
+		"the host's group is none":   {files: usual, want: User{UID: 1000, Groups: []uint32{0, 7}}, got: User{UID: 1000, GID: 1001, Groups: []uint32{7, 10, 1001, 2000}}},
+		"number keeps group":         {files: usual, want: User{UID: 1000, GID: 5, Groups: []uint32{2000, 7}}, got: User{UID: 1000, GID: 5, Groups: []uint32{5, 7, 10, 2000}}},
+		"number, strict":             {files: usual, want: User{UID: 1000, Groups: []uint32{7}}, strict: true, got: User{UID: 1000, GID: 1001, Groups: []uint32{7, 1001}}},
+		"unknown number":             {files: usual, want: User{UID: 77}, got: User{UID: 77}},
+		"unknown number's groups":    {files: usual, want: User{UID: 77, Groups: []uint32{0, 7}}, got: User{UID: 77, Groups: []uint32{0, 7}}},
+		"no files":                   {want: User{UID: 1000}, got: User{UID: 1000}},
+		"name":                       {files: usual, name: "app", got: User{UID: 1000, GID: 1001, Groups: []uint32{10, 1001, 2000}}},
+		"name for a stand-in":        {files: usual, name: "app", want: User{UID: maxID, GID: maxID, Groups: []uint32{0}}, got: User{UID: 1000, GID: 1001, Groups: []uint32{0, 10, 1001, 2000}}},
+		"name, strict":               {files: usual, name: "app", strict: true, got: User{UID: 1000, GID: 1001, Groups: []uint32{1001}}},
+		"name and group":             {files: usual, name: "app:extra", got: User{UID: 1000, GID: 2000, Groups: []uint32{10, 2000}}},
+		"name and number":            {files: usual, name: "app:5", got: User{UID: 1000, GID: 5, Groups: []uint32{5, 10, 2000}}},
+		"number that is also a name": {files: usual, name: "app:77", got: User{UID: 1000, GID: 77, Groups: []uint32{10, 77, 2000}}},
+		"number as name":             {files: usual, name: "1000", got: User{UID: 1000, GID: 1001, Groups: []uint32{10, 1001, 2000}}},
+		"number with group 0":        {files: usual, name: "1000:0", got: User{UID: 1000, GID: 0, Groups: []uint32{0, 10, 2000}}},
+		"unknown as name":            {files: usual, name: "77:78", got: User{UID: 77, GID: 78, Groups: []uint32{78}}},
+		"name that is missing":       {files: usual, name: "ghost", err: errdefs.ErrNotFound},
+		"name without files":         {name: "app", err: errdefs.ErrNotFound},
+		"group that is missing":      {files: usual, name: "app:ghost", err: errdefs.ErrNotFound},
+		"group without a name":       {files: usual, name: "app:", err: errdefs.ErrNotFound},
+		"name of a bad line":         {files: usual, name: "broken", err: errdefs.ErrNotFound},
+		"endless file":               {files: map[string]string{"etc/passwd": strings.Repeat("x", maxUsersFile+1)}, err: errdefs.ErrInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := Resolve(image(t, test.files), test.name, test.want)
+			got, err := Resolve(image(t, test.files), test.name, test.want, test.strict)
 			if !errors.Is(err, test.err) {
 				t.Fatalf("error: %v", err)
 			}
@@ -86,7 +96,7 @@ func TestUsersFileOfAHostileImage(t *testing.T) {
 	if err := os.Symlink(outside, file); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Resolve(root, "evil", User{}); !errdefs.IsNotFound(err) {
+	if _, err := Resolve(root, "evil", User{}, false); !errdefs.IsNotFound(err) {
 		t.Errorf("link out of the image: %v", err)
 	}
 	if err := os.Remove(file); err != nil {
@@ -95,7 +105,7 @@ func TestUsersFileOfAHostileImage(t *testing.T) {
 	if err := unix.Mkfifo(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Resolve(root, "", User{}); !errdefs.IsInvalidArgument(err) {
+	if _, err := Resolve(root, "", User{}, false); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("named pipe: %v", err)
 	}
 }
@@ -103,7 +113,7 @@ func TestUsersFileOfAHostileImage(t *testing.T) {
 func FuzzResolve(f *testing.F) {
 	f.Add(passwd, group, "app:extra")
 	f.Fuzz(func(t *testing.T, p, g, name string) {
-		got, err := Resolve(image(t, map[string]string{"etc/passwd": p, "etc/group": g}), name, User{UID: 1})
+		got, err := Resolve(image(t, map[string]string{"etc/passwd": p, "etc/group": g}), name, User{UID: 1}, false)
 		if err == nil && (got.UID > maxID || got.GID > maxID) {
 			t.Errorf("id out of range: %+v", got)
 		}
