@@ -1,8 +1,6 @@
 package integration
 
 import (
-	"bytes"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -32,27 +30,6 @@ func TestPodSandboxMode(t *testing.T) {
 	if err := node.Leftovers(); err != nil {
 		t.Error(err)
 	}
-}
-
-// TestLocalPull lets CRI unpack images by itself instead of by the transfer service: the host fetches no layer then either.
-func TestLocalPull(t *testing.T) {
-	node := ownNode(t, harness.Options{LocalPull: true})
-	mark, err := node.HTTP.Mark()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newLab(t, node, "coffer", encryptedImage(t, node), func(config *runtime.PodSandboxConfig) {
-		config.Hostname = "local"
-	})
-	log, err := os.ReadFile(node.Containerd.LogPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Contains(log, []byte("Falling back to local image pull mode")) {
-		t.Error("containerd pulls by its transfer service")
-	}
-	checkPulledInGuest(t, l, mark)
-	runsAsUsual(t, l)
 }
 
 // checkPulledInGuest runs a container and compares who has fetched what of its image since mark.

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -13,7 +14,7 @@ import (
 var containerdConfig = template.Must(template.New("containerd").Parse(`version = 3
 root = '{{.Root}}'
 state = '{{.State}}'
-imports = []
+imports = [{{range .Imports}}'{{.}}', {{end}}]
 disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.erofs', 'io.containerd.differ.v1.erofs', 'io.containerd.snapshotter.v1.blockfile']
 
 [grpc]
@@ -22,22 +23,6 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
   address = '{{.Socket}}.ttrpc'
 [debug]
   level = 'debug'
-
-[proxy_plugins.coffer]
-  type = 'snapshot'
-  address = '{{.SnapshotterSocket}}'
-  [proxy_plugins.coffer.exports]
-    root = '{{.SnapshotterRoot}}'
-    enable_remote_snapshot_annotations = 'true'
-
-{{- if .NodeDefault}}
-[proxy_plugins.coffer-default]
-  type = 'snapshot'
-  address = '{{.DefaultSocket}}'
-  [proxy_plugins.coffer-default.exports]
-    root = '{{.DefaultRoot}}'
-    enable_remote_snapshot_annotations = 'true'
-{{- end}}
 
 [plugins.'io.containerd.shim.v1.manager']
   socket_dir = '{{.ShimSockets}}'
@@ -55,20 +40,6 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
 
 [plugins.'io.containerd.transfer.v1.local']
   config_path = '{{.Hosts}}'
-  [[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
-    platform = 'linux/amd64'
-    snapshotter = 'overlayfs'
-    differ = 'walking'
-  [[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
-    platform = 'linux/amd64'
-    snapshotter = 'coffer'
-    differ = 'walking'
-{{- if .NodeDefault}}
-  [[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
-    platform = 'linux/amd64'
-    snapshotter = 'coffer-default'
-    differ = 'walking'
-{{- end}}
 
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
@@ -82,22 +53,6 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
       runtime_type = 'io.containerd.runc.v2'
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
         BinaryName = '{{.Runc}}'
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer]
-      runtime_type = 'io.containerd.coffer.v2'
-      snapshotter = 'coffer'
-      sandboxer = 'shim'
-      disable_pause_image_pull = true
-      pod_annotations = ['io.katacontainers.*']
-      privileged_without_host_devices = true
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer.options]
-        ConfigPath = '{{.ShimConfig}}'
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-podsandbox]
-      runtime_type = 'io.containerd.coffer.v2'
-      snapshotter = 'coffer'
-      sandboxer = 'podsandbox'
-      pod_annotations = ['io.katacontainers.*']
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-podsandbox.options]
-        ConfigPath = '{{.ShimConfig}}'
 {{- range $name, $config := .Handlers}}
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$name}}]
       runtime_type = 'io.containerd.coffer.v2'
@@ -105,6 +60,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
       sandboxer = 'shim'
       disable_pause_image_pull = true
       pod_annotations = ['io.katacontainers.*']
+      privileged_without_host_devices = true
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$name}}.options]
         ConfigPath = '{{$config}}'
 {{- end}}
@@ -125,37 +81,28 @@ const cniConfig = `{
 
 // containerdPaths is what the template and the leftover check need to know.
 type containerdPaths struct {
-	Root, State, Socket                string
-	SnapshotterSocket, SnapshotterRoot string
-	DefaultSocket, DefaultRoot         string
-	ShimSockets, ShimConfig            string
-	Hosts, CNIPlugins, CNIConf         string
-	Runc, Path, Pause, Snapshotter     string
-	LocalPull, NodeDefault             bool
+	Root, State, Socket            string
+	ShimSockets                    string
+	Hosts, CNIPlugins, CNIConf     string
+	Runc, Path, Pause, Snapshotter string
+	LocalPull                      bool
+	// Imports are the files that add Coffer.
+	Imports []string
 	// Handlers are the files of further runtime handlers, by their names.
 	Handlers map[string]string
-}
-
-func (n *Node) defaultSnapshotter() string {
-	switch {
-	case n.options.Snapshotter != "":
-		return n.options.Snapshotter
-	case n.options.NodeDefault:
-		return "coffer-default"
-	}
-	return "overlayfs"
 }
 
 func (n *Node) writeContainerdConfig() (string, error) {
 	p := containerdPaths{
 		Root: n.path("containerd"), State: n.path("run"), Socket: n.path("containerd.sock"),
-		SnapshotterSocket: n.path("snapshotter.sock"), SnapshotterRoot: n.path("snapshotter"),
-		DefaultSocket: n.path("default.sock"), DefaultRoot: n.path("snapshotter-default"), NodeDefault: n.options.NodeDefault,
-		ShimSockets: n.path("s"), ShimConfig: n.path("shim.toml"),
-		Hosts: n.path("hosts"), CNIPlugins: n.Tools.CNIPlugins, CNIConf: n.path("cni"),
+		ShimSockets: n.path("s"), Hosts: n.path("hosts"), CNIPlugins: n.Tools.CNIPlugins, CNIConf: n.path("cni"),
 		Runc: n.Tools.Runc, Path: n.searchPath(), LocalPull: n.options.LocalPull, Pause: PauseImage,
-		Snapshotter: n.defaultSnapshotter(),
+		Snapshotter: cmp.Or(n.options.Snapshotter, "overlayfs"),
 		Handlers:    map[string]string{},
+	}
+	var err error
+	if p.Imports, err = n.writeDropIns(); err != nil {
+		return "", err
 	}
 	for name := range n.options.Handlers {
 		p.Handlers[name] = n.shimConfigPath(name)

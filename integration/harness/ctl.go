@@ -56,7 +56,7 @@ func (n *Node) pushPause(ctx context.Context) error {
 // the snapshotter, the shims with what they gave to QEMU, and the pods' logs.
 func (n *Node) HostState() []string {
 	var dirs []string
-	for _, name := range []string{"containerd", "run", "snapshotter", "shim", "s", "logs"} {
+	for _, name := range []string{"containerd", "run", "snapshotter", "snapshotter-default", "shim", "s", "logs"} {
 		if path := n.path(name); exists(path) {
 			dirs = append(dirs, path)
 		}

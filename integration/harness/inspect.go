@@ -31,8 +31,11 @@ func TaskContext(ctx context.Context) context.Context {
 }
 
 // Snapshots counts what our snapshotter has, as containerd sees it.
-func (c *CRI) Snapshots(ctx context.Context) (int, error) {
-	stream, err := snapshots.NewSnapshotsClient(c.conn).List(TaskContext(ctx), &snapshots.ListSnapshotsRequest{Snapshotter: "coffer"})
+func (c *CRI) Snapshots(ctx context.Context) (int, error) { return c.SnapshotsIn(ctx, "coffer") }
+
+// SnapshotsIn counts what a snapshotter has, as containerd sees it.
+func (c *CRI) SnapshotsIn(ctx context.Context, snapshotter string) (int, error) {
+	stream, err := snapshots.NewSnapshotsClient(c.conn).List(TaskContext(ctx), &snapshots.ListSnapshotsRequest{Snapshotter: snapshotter})
 	if err != nil {
 		return 0, fmt.Errorf("list snapshots: %w", err)
 	}
@@ -48,6 +51,9 @@ func (c *CRI) Snapshots(ctx context.Context) (int, error) {
 		count += len(resp.Info)
 	}
 }
+
+// DefaultSnapshotterRoot is the state folder of our second snapshotter.
+func (n *Node) DefaultSnapshotterRoot() string { return n.path("snapshotter-default") }
 
 // SnapshotterRoot is the snapshotter's state folder.
 func (n *Node) SnapshotterRoot() string { return n.path("snapshotter") }

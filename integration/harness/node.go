@@ -15,7 +15,7 @@ import (
 type Options struct {
 	// LocalPull makes CRI unpack by itself instead of through the transfer service.
 	LocalPull bool
-	// NodeDefault makes our second snapshotter the default one of the node, in the place of overlayfs.
+	// NodeDefault installs node-default mode.
 	NodeDefault bool
 	// GuestImages are patterns of images that a NodeDefault node leaves to guests.
 	GuestImages []string
@@ -43,9 +43,11 @@ type Node struct {
 	Containerd  *Process
 	CRI         *CRI
 
-	ns      *netNS
-	mirror  *Server
-	options Options
+	ns     *netNS
+	mirror *Server
+	// defaultInstalled says that our second snapshotter runs, be it the default or not.
+	defaultInstalled bool
+	options          Options
 }
 
 // Start makes a node. When it fails, nothing is left behind but Dir's logs, which the error quotes.
@@ -66,7 +68,7 @@ func Start(ctx context.Context, options Options) (_ *Node, retErr error) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
-	n := &Node{Dir: dir, Tools: tools, options: options}
+	n := &Node{Dir: dir, Tools: tools, options: options, defaultInstalled: options.NodeDefault}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, n.Close())
@@ -118,7 +120,7 @@ func (n *Node) path(name string) string { return filepath.Join(n.Dir, name) }
 func (n *Node) StartSnapshotter(ctx context.Context) error {
 	config := fmt.Sprintf("root = %q\naddress = %q\ncontainerd_address = %q\n",
 		n.path("snapshotter"), n.path("snapshotter.sock"), n.path("containerd.sock"))
-	if n.options.NodeDefault {
+	if n.defaultInstalled {
 		config += fmt.Sprintf("[node_default]\nroot = %q\naddress = %q\nguest = [", n.path("snapshotter-default"), n.path("default.sock"))
 		for _, pattern := range n.options.GuestImages {
 			config += fmt.Sprintf("%q,", pattern)
