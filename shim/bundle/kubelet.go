@@ -93,7 +93,7 @@ func (realHost) look(name string) (facts, error) {
 	if err := unix.Statfs(name, &fs); err != nil {
 		return f, fmt.Errorf("look at file system of %s: %w", name, err)
 	}
-	switch int64(fs.Type) {
+	switch fs.Type {
 	case unix.HUGETLBFS_MAGIC:
 		f.huge = true
 	case unix.TMPFS_MAGIC:

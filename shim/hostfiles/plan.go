@@ -54,7 +54,7 @@ func (l Limits) planTree(volume, guest string) ([]Job, error) {
 	defer root.Close()
 	var jobs []Job
 	var total int64
-	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+	err = fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func refuseKernel(source string) error {
 	if err := unix.Statfs(source, &st); err != nil {
 		return fmt.Errorf("look at mount source %s: %w", source, err)
 	}
-	if name, is := kernelTypes[int64(st.Type)]; is {
+	if name, is := kernelTypes[st.Type]; is {
 		return fmt.Errorf("%s is a view into the host's kernel (%s), which a guest has no part in; remove the mount from the pod: %w",
 			source, name, errdefs.ErrInvalidArgument)
 	}
