@@ -56,6 +56,7 @@ type harness struct {
 	network   *fakeNetwork
 	events    *eventLog
 	config    *config.Config
+	mounts    []specs.Mount     // of containers
 	images    map[string]string // what containerd calls the containers' images, by container
 	imagesErr error
 	tasks     taskapi.TTRPCTaskService
@@ -227,6 +228,7 @@ func (h *harness) writeBundle(id string, annotations map[string]string) string {
 		Version: specs.Version, Annotations: annotations, Hostname: "spec-host",
 		Process: &specs.Process{Args: []string{"/bin/app"}, Cwd: "/"},
 		Root:    &specs.Root{Path: "rootfs"},
+		Mounts:  h.mounts,
 		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: h.netns}}},
 	}
 	raw, err := json.Marshal(spec)
