@@ -50,6 +50,17 @@ type Instance interface {
 	// fails with ctx's error or, once the console is at its end, with io.EOF.
 	ConsoleFrom(ctx context.Context, from uint64) (lines []string, next uint64, err error)
 
+	// AttachDisk plugs a block device into the running VM and returns where the guest finds it: the numbers of the bridge
+	// and of the slot behind it, in hexadecimal ("1e/01"). It fails with errdefs.ErrFailedPrecondition unless the VM runs,
+	// with errdefs.ErrAlreadyExists for a serial that is in use, and with errdefs.ErrResourceExhausted when all slots are.
+	// A failed call leaves nothing plugged. The caller keeps the file. Calls for one serial must not overlap.
+	AttachDisk(ctx context.Context, disk HotDisk) (address string, err error)
+
+	// DetachDisk takes a disk out that AttachDisk has plugged in, and returns once the VM has given the device back. The
+	// guest must agree: the call fails with ctx's error when it has not by then, and may be repeated. A serial that is
+	// not in use, or a VM that has ended, is no error.
+	DetachDisk(ctx context.Context, serial string) error
+
 	// Stop ends the VM: an orderly request first, by force when ctx ends or after the driver's grace period.
 	// It returns once everything the VM held is released, is idempotent, and is legal in every state.
 	Stop(ctx context.Context) error
@@ -81,6 +92,15 @@ type Disk struct {
 	// Serial identifies the disk to the guest; at most 20 bytes of [a-z0-9-].
 	Serial   string
 	Path     string
+	ReadOnly bool
+}
+
+// HotDisk is a block device that is plugged into a running VM.
+type HotDisk struct {
+	// Serial identifies the disk as Disk's does.
+	Serial string
+	// File is the open device, or a regular file; open for reading alone when ReadOnly.
+	File     *os.File
 	ReadOnly bool
 }
 

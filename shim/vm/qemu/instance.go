@@ -23,6 +23,8 @@ const (
 	killTimeout = 10 * time.Second
 	// verdictTimeout is how long Dial waits, when the channel broke, to learn that QEMU ended and why.
 	verdictTimeout = 2 * time.Second
+	// undoTimeout bounds a command that takes something back.
+	undoTimeout = 10 * time.Second
 )
 
 type state int
@@ -54,6 +56,7 @@ type Instance struct {
 	process *process
 	monitor *qmp.Client
 	dialer  transport.Dialer
+	slots   slots
 }
 
 var _ vm.Instance = (*Instance)(nil)
@@ -190,6 +193,7 @@ func (i *Instance) attend(p *process, w *wires, consoleRead <-chan struct{}) {
 	if monitor := <-w.events; monitor != nil {
 		for event := range monitor.Events() {
 			end.take(event)
+			i.slots.take(event)
 		}
 	}
 	<-p.done

@@ -3,11 +3,14 @@
 package vmtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +26,8 @@ const FakePID = 1 << 30
 type Driver struct {
 	// NewErr and StartErr, when set, are returned by New and Start.
 	NewErr, StartErr error
+	// AttachErr and DetachErr, when set, are returned by AttachDisk and DetachDisk.
+	AttachErr, DetachErr error
 	// OnStart, when set, runs in Start once the instance counts as running; the place to Listen on the guest's ports.
 	OnStart func(*Instance)
 
@@ -40,7 +45,7 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (vm.Instance, error)
 	}
 	i := &Instance{
 		Config: config, driver: d, console: []string{},
-		listeners: map[uint32]*listener{}, changed: make(chan struct{}), done: make(chan struct{}),
+		listeners: map[uint32]*listener{}, changed: make(chan struct{}), done: make(chan struct{}), disks: map[string]vm.HotDisk{},
 		printed: make(chan struct{}),
 	}
 	if d.NewErr != nil {
@@ -97,6 +102,8 @@ type Instance struct {
 	printed   chan struct{} // closed and replaced when the console grows
 	listeners map[uint32]*listener
 	changed   chan struct{} // closed and replaced when a listener comes or goes
+	disks     map[string]vm.HotDisk
+	plugged   int
 }
 
 var _ vm.Instance = (*Instance)(nil)
@@ -210,6 +217,42 @@ func (i *Instance) ConsoleFrom(ctx context.Context, from uint64) ([]string, uint
 func (i *Instance) Stop(context.Context) error {
 	i.end(vm.Exit{Requested: true})
 	return nil
+}
+
+// AttachDisk implements vm.Instance. No slot is used twice.
+func (i *Instance) AttachDisk(ctx context.Context, disk vm.HotDisk) (string, error) {
+	if err := cmp.Or(ctx.Err(), i.driver.AttachErr); err != nil {
+		return "", err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.started || i.ended {
+		return "", fmt.Errorf("plug disk into vm %s: %w: it does not run", i.Config.ID, errdefs.ErrFailedPrecondition)
+	}
+	if _, exists := i.disks[disk.Serial]; exists {
+		return "", fmt.Errorf("plug disk into vm %s: disk %s: %w", i.Config.ID, disk.Serial, errdefs.ErrAlreadyExists)
+	}
+	i.disks[disk.Serial] = disk
+	i.plugged++
+	return fmt.Sprintf("1e/%02x", i.plugged), nil
+}
+
+// DetachDisk implements vm.Instance.
+func (i *Instance) DetachDisk(ctx context.Context, serial string) error {
+	if err := cmp.Or(ctx.Err(), i.driver.DetachErr); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.disks, serial)
+	return nil
+}
+
+// Disks returns the serials of the disks that are plugged in, in order.
+func (i *Instance) Disks() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Sorted(maps.Keys(i.disks))
 }
 
 // Print adds a line to the console.

@@ -40,6 +40,7 @@ func Run(t *testing.T, h Harness) {
 		"death":      testDeath,
 		"cleanup":    testCleanup,
 		"stop early": testStopEarly,
+		"disks":      testDisks,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

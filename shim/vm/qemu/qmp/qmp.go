@@ -10,12 +10,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // maxLine bounds one message. QEMU's longest answers (command lists) are some 100 KiB.
@@ -174,6 +177,12 @@ func (c *Client) end(err error) {
 // Execute sends a command with its arguments (nil for none) and waits for the answer, which is decoded into result
 // unless that is nil. QEMU's refusal is an *Error; an ended session is errdefs.ErrUnavailable.
 func (c *Client) Execute(ctx context.Context, name string, arguments, result any) error {
+	return c.ExecuteWithFile(ctx, name, arguments, result, nil)
+}
+
+// ExecuteWithFile is Execute for a command that takes an open file, which the caller keeps. It fails with
+// errdefs.ErrNotImplemented when the session is not on a unix socket.
+func (c *Client) ExecuteWithFile(ctx context.Context, name string, arguments, result any, file *os.File) error {
 	answers := make(chan message, 1)
 	c.mu.Lock()
 	c.next++
@@ -185,7 +194,7 @@ func (c *Client) Execute(ctx context.Context, name string, arguments, result any
 		defer c.mu.Unlock()
 		delete(c.waiting, id)
 	}()
-	if err := c.send(ctx, command{Execute: name, Arguments: arguments, ID: id}); err != nil {
+	if err := c.send(ctx, command{Execute: name, Arguments: arguments, ID: id}, file); err != nil {
 		return fmt.Errorf("qmp %s: %w", name, err)
 	}
 	var answer message
@@ -213,7 +222,7 @@ func (c *Client) Execute(ctx context.Context, name string, arguments, result any
 	return nil
 }
 
-func (c *Client) send(ctx context.Context, cmd command) error {
+func (c *Client) send(ctx context.Context, cmd command, file *os.File) error {
 	line, err := json.Marshal(cmd)
 	if err != nil {
 		return err
@@ -225,7 +234,7 @@ func (c *Client) send(ctx context.Context, cmd command) error {
 	}
 	// A write that was cut short would spoil the session, so that one that ctx ends, ends the session.
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	_, err = c.conn.Write(append(line, '\n'))
+	err = c.write(append(line, '\n'), file)
 	stopped := stop()
 	if err != nil {
 		err = fmt.Errorf("send: %w: %w", errdefs.ErrUnavailable, err)
@@ -236,6 +245,26 @@ func (c *Client) send(ctx context.Context, cmd command) error {
 		c.end(fmt.Errorf("send: %w", ctx.Err()))
 	}
 	return nil
+}
+
+// write sends a line, with a file that belongs to it unless that is nil.
+func (c *Client) write(line []byte, file *os.File) error {
+	if file == nil {
+		_, err := c.conn.Write(line)
+		return err
+	}
+	socket, ok := c.conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("send a file over %T: %w", c.conn, errdefs.ErrNotImplemented)
+	}
+	n, _, err := socket.WriteMsgUnix(line, unix.UnixRights(int(file.Fd())), nil)
+	runtime.KeepAlive(file)
+	if err != nil {
+		return err
+	}
+	// The file went with the first part; a stream socket may take the rest later.
+	_, err = c.conn.Write(line[n:])
+	return err
 }
 
 // Events is what QEMU tells by itself. It is closed when the session has ended.

@@ -135,6 +135,8 @@ func obey(words []string) (string, error) {
 		return serveTCP(words[1], words[2])
 	case "disk":
 		return disk(words[1])
+	case "write":
+		return "written", write(words[1], words[2])
 	}
 	return "", fmt.Errorf("unknown command %q", words)
 }
@@ -188,31 +190,55 @@ func serveTCP(address, port string) (string, error) {
 
 // disk returns the first 16 bytes of the disk with the serial, and whether it can be written.
 func disk(serial string) (string, error) {
+	name, err := findDisk(serial)
+	if err != nil {
+		return "", err
+	}
+	ro, err := os.ReadFile(filepath.Join("/sys/block", name, "ro"))
+	if err != nil {
+		return "", err
+	}
+	device, err := os.Open(filepath.Join("/dev", name))
+	if err != nil {
+		return "", err
+	}
+	defer device.Close()
+	head := make([]byte, 16)
+	_, err = io.ReadFull(device, head)
+	return fmt.Sprintf("%s ro=%s", head, strings.TrimSpace(string(ro))), err
+}
+
+// write writes to the start of a disk, through to the host.
+func write(serial, text string) error {
+	name, err := findDisk(serial)
+	if err != nil {
+		return err
+	}
+	device, err := os.OpenFile(filepath.Join("/dev", name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = device.WriteString(text)
+	return errors.Join(err, device.Sync(), device.Close())
+}
+
+// findDisk returns the name of a disk.
+func findDisk(serial string) (string, error) {
 	files, err := filepath.Glob("/sys/block/vd*/serial")
 	if err != nil {
 		return "", err
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it has just left
+		}
 		if err != nil {
 			return "", err
 		}
-		if strings.TrimSpace(string(text)) != serial {
-			continue
+		if strings.TrimSpace(string(text)) == serial {
+			return filepath.Base(filepath.Dir(file)), nil
 		}
-		dir := filepath.Dir(file)
-		ro, err := os.ReadFile(filepath.Join(dir, "ro"))
-		if err != nil {
-			return "", err
-		}
-		device, err := os.Open(filepath.Join("/dev", filepath.Base(dir)))
-		if err != nil {
-			return "", err
-		}
-		defer device.Close()
-		head := make([]byte, 16)
-		_, err = io.ReadFull(device, head)
-		return fmt.Sprintf("%s ro=%s", head, strings.TrimSpace(string(ro))), err
 	}
 	return "", fmt.Errorf("no disk %s", serial)
 }
