@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/container/runc"
+	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/files"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/network"
@@ -27,8 +29,9 @@ type settings struct {
 
 	init           bool
 	proxy, noProxy string
-	pipeSize       int    // bytes; 0: the kernel's default
-	initdata       []byte // nil: there is no measured document
+	pipeSize       int           // bytes; 0: the kernel's default
+	hotplug        time.Duration // how long a disk that the host has plugged in may take to appear
+	initdata       []byte        // nil: there is no measured document
 	cgroups        cgroup.Root
 	complete       func(context.Context) error // waits until the machine is fit for containers
 	phases         func() []server.Phase
@@ -59,7 +62,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 		return nil, err
 	}
 	containers, err := container.New(container.Options{
-		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Base: s.base, Cgroups: s.cgroups,
+		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Base: s.base, Cgroups: s.cgroups,
 		CgroupParent: "/coffer", PipeSize: s.pipeSize,
 	})
 	if err != nil {

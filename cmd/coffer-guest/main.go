@@ -45,6 +45,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		proxy:      m.Params.HTTPSProxy,
 		noProxy:    m.Params.NoProxy,
 		pipeSize:   m.Params.PipeSize,
+		hotplug:    m.Params.HotplugTimeout,
 		cgroups:    cgroup.Default,
 		complete:   m.WaitComplete,
 		pulls:      image.NewTracker(),

@@ -22,7 +22,7 @@ type Params struct {
 	LogLevel log.Level
 	// ImagePullTimeout is agent.image_pull_timeout in seconds. Default: 20 minutes.
 	ImagePullTimeout time.Duration
-	// HotplugTimeout is agent.hotplug_timeout in seconds. Default: 3 s.
+	// HotplugTimeout is agent.hotplug_timeout in seconds. Default: 10 s, which an emulated machine may need.
 	HotplugTimeout time.Duration
 	// CDITimeout is agent.cdi_timeout in seconds. Default: 100 s.
 	CDITimeout time.Duration
@@ -71,7 +71,7 @@ func ParseParams(cmdline string) (Params, error) {
 	p := Params{
 		LogLevel:         log.InfoLevel,
 		ImagePullTimeout: 20 * time.Minute,
-		HotplugTimeout:   3 * time.Second,
+		HotplugTimeout:   10 * time.Second,
 		CDITimeout:       100 * time.Second,
 		LaunchTimeout:    6 * time.Second,
 	}

@@ -45,7 +45,7 @@ func TestParseParams(t *testing.T) {
 				return
 			}
 			want := Params{
-				LogLevel: log.InfoLevel, ImagePullTimeout: 20 * time.Minute, HotplugTimeout: 3 * time.Second,
+				LogLevel: log.InfoLevel, ImagePullTimeout: 20 * time.Minute, HotplugTimeout: 10 * time.Second,
 				CDITimeout: 100 * time.Second, LaunchTimeout: 6 * time.Second,
 			}
 			tt.want(&want)

@@ -99,6 +99,9 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) err
 	if err := m.makeDir(c); err != nil {
 		return err
 	}
+	if err := m.findDevices(ctx, p); err != nil {
+		return err
+	}
 	if err := m.makeRootfs(ctx, c, p); err != nil {
 		return err
 	}

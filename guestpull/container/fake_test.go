@@ -10,9 +10,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
@@ -180,6 +182,7 @@ func newFakes(t *testing.T) *fakes {
 		Holder:       func() (Process, error) { return f.runtime.start("holder") },
 		Cgroups:      cgroup.Root(t.TempDir()), // not a cgroup file system: no figures, nothing to remove
 		CgroupParent: "/coffer",
+		Disks:        fakeDisks{"1e/01": {Major: 254, Minor: 16}, "1e/02": {Major: 254, Minor: 32, ReadOnly: true}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -207,4 +210,14 @@ func (f *fakes) request(id string) *agentpb.CreateContainerRequest {
 			Linux:   &oci.Linux{},
 		},
 	}
+}
+
+// fakeDisks are the disks that were plugged in, by address.
+type fakeDisks map[string]disk.Disk
+
+func (f fakeDisks) Find(_ context.Context, address string) (disk.Disk, error) {
+	if found, ok := f[address]; ok {
+		return found, nil
+	}
+	return disk.Disk{}, errdefs.ErrNotFound
 }

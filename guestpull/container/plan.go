@@ -53,6 +53,7 @@ type plan struct {
 	sandbox  bool
 	image    image.Request
 	storages []*agentpb.Storage // all but the image
+	devices  []plannedDevice
 	spec     *specs.Spec
 	userName string
 	// strictGroups: the process gets none of the groups that the image puts its user in
@@ -79,6 +80,9 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 	if err := checkUnsupported(req); err != nil {
 		return nil, err
 	}
+	if err := p.planDevices(req); err != nil {
+		return nil, err
+	}
 	metadata, err := m.planStorages(p, req.GetStorages())
 	if err != nil {
 		return nil, err
@@ -98,6 +102,7 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 		IPC:         ns.IPC,
 		PID:         ns.PID,
 		AllowSource: m.allowSource,
+		Disks:       p.devicePaths(),
 	})
 	if err != nil {
 		return nil, err
@@ -126,8 +131,6 @@ func strictGroups(req *agentpb.CreateContainerRequest) (bool, error) {
 // checkUnsupported refuses parts of a request that would otherwise have no effect, or an effect that nobody checked.
 func checkUnsupported(req *agentpb.CreateContainerRequest) error {
 	switch {
-	case len(req.GetDevices()) > 0:
-		return refuse(req, "%d devices: this guest attaches no devices yet", len(req.GetDevices()))
 	case len(req.GetSharedMounts()) > 0:
 		return refuse(req, "mounts shared between containers are not offered")
 	case req.GetStdinPort() != 0 || req.GetStdoutPort() != 0 || req.GetStderrPort() != 0:
@@ -238,8 +241,8 @@ func (p *plan) planKind(req *agentpb.CreateContainerRequest, metadata map[string
 	}
 	p.sandbox = inSpec && inImage
 	switch {
-	case p.sandbox && len(p.storages) > 0:
-		return refuse(req, "a sandbox container has no storages")
+	case p.sandbox && len(p.storages)+len(p.devices) > 0:
+		return refuse(req, "a sandbox container has no storages and no devices")
 	case !p.sandbox && p.image.Reference == "":
 		return refuse(req, "no image reference")
 	}

@@ -72,12 +72,12 @@ func (s *service) RemoveStaleVirtiofsShareMounts(context.Context, *agentpb.Remov
 	return nil, refused("RemoveStaleVirtiofsShareMounts", "no file system is shared with the host")
 }
 
-// GetVolumeStats is refused: there are no block volumes yet.
+// GetVolumeStats is refused: the guest mounts no file system of a block volume, containers get the device itself.
 func (s *service) GetVolumeStats(context.Context, *agentpb.VolumeStatsRequest) (*agentpb.VolumeStatsResponse, error) {
-	return nil, refused("GetVolumeStats", "it has no block volumes")
+	return nil, refused("GetVolumeStats", "it mounts no block volumes")
 }
 
-// ResizeVolume is refused: there are no block volumes yet.
+// ResizeVolume is refused: the guest mounts no file system of a block volume, containers get the device itself.
 func (s *service) ResizeVolume(context.Context, *agentpb.ResizeVolumeRequest) (*emptypb.Empty, error) {
-	return nil, refused("ResizeVolume", "it has no block volumes")
+	return nil, refused("ResizeVolume", "it mounts no block volumes")
 }

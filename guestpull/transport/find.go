@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/mdlayher/vsock"
 
+	"github.com/coffer-project/coffer/guestpull/uevent"
 	"github.com/coffer-project/coffer/proto/mux"
 )
 
@@ -27,8 +28,7 @@ type sysfs struct {
 
 // waitForChannel looks for a channel now and after every device event.
 func waitForChannel(ctx context.Context, fs sysfs) (*Transport, error) {
-	// Subscribed before the first look, so that a device that appears in between is not missed.
-	events, err := openEvents()
+	events, err := uevent.Open()
 	if err != nil {
 		return nil, fmt.Errorf("watch for devices: %w", err)
 	}
@@ -38,7 +38,7 @@ func waitForChannel(ctx context.Context, fs sysfs) (*Transport, error) {
 		if err == nil || !errdefs.IsNotFound(err) {
 			return t, err
 		}
-		if waitErr := events.wait(ctx); waitErr != nil {
+		if waitErr := events.Wait(ctx); waitErr != nil {
 			return nil, fmt.Errorf("wait for a control channel: %w", errors.Join(waitErr, err))
 		}
 	}

@@ -21,7 +21,6 @@ func rebuildLinux(opts Options, l *specs.Linux, d *dropped) (*ocipb.Linux, error
 		return nil, fmt.Errorf("container %s asks for a user namespace, which guests do not offer; unset hostUsers: false: %w",
 			id, errdefs.ErrNotImplemented)
 	}
-	d.note("linux.devices", len(l.Devices) > 0)
 	d.note("linux.netDevices", len(l.NetDevices) > 0)
 	d.note("linux.mountLabel", l.MountLabel != "")
 	d.note("linux.intelRdt", l.IntelRdt != nil)
@@ -40,6 +39,7 @@ func rebuildLinux(opts Options, l *specs.Linux, d *dropped) (*ocipb.Linux, error
 	if out.Resources, err = rebuildResources(l.Resources, d); err != nil {
 		return nil, err
 	}
+	handDevices(out, l, opts.Devices, d)
 	if out.MaskedPaths, err = cleanPaths("masked path", l.MaskedPaths); err != nil {
 		return nil, err
 	}
@@ -118,14 +118,12 @@ func Resources(ctx context.Context, r *specs.LinuxResources) (*ocipb.LinuxResour
 	return out, nil
 }
 
-// rebuildResources keeps the limits of processor, memory and processes. Device rules are the guest's alone: it knows
-// which devices it has, and its runtime allows the harmless ones.
+// rebuildResources keeps the limits of processor, memory and processes. Rules for devices come with the devices.
 func rebuildResources(r *specs.LinuxResources, d *dropped) (*ocipb.LinuxResources, error) {
 	out := &ocipb.LinuxResources{}
 	if r == nil {
 		return out, nil
 	}
-	d.note("linux.resources.devices", allowsBeyondDefault(r.Devices))
 	d.note("linux.resources.blockIO", r.BlockIO != nil)
 	d.note("linux.resources.hugepageLimits", hasHugepages(r.HugepageLimits))
 	d.note("linux.resources.network", r.Network != nil)
@@ -157,35 +155,6 @@ func rebuildResources(r *specs.LinuxResources, d *dropped) (*ocipb.LinuxResource
 		out.Pids = &ocipb.LinuxPids{Limit: value(r.Pids.Limit)}
 	}
 	return out, nil
-}
-
-// allowsBeyondDefault tells whether the rules name devices that a container does not have anyway, so that the warning
-// about dropping them means something.
-func allowsBeyondDefault(rules []specs.LinuxDeviceCgroup) bool {
-	for _, rule := range rules {
-		if !rule.Allow {
-			continue
-		}
-		if rule.Major == nil && rule.Minor == nil && rule.Access == "m" {
-			continue // making nodes is harmless where opening them is forbidden
-		}
-		major, minor := int64(-1), int64(-1)
-		if rule.Major != nil {
-			major = *rule.Major
-		}
-		if rule.Minor != nil {
-			minor = *rule.Minor
-		}
-		switch {
-		case major == 1 && (minor == 3 || minor == 5 || minor == 7 || minor == 8 || minor == 9): // null zero full random urandom
-		case major == 5 && minor >= 0 && minor <= 2: // tty console ptmx
-		case major == 136: // terminals of the container
-		case major == 10 && minor == 200: // tun, part of containerd's defaults; not offered
-		default:
-			return true
-		}
-	}
-	return false
 }
 
 // hasHugepages: orchestrators send a limit of zero for each page size of the host.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/device/block"
 	cofferevent "github.com/coffer-project/coffer/shim/event"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/vm"
@@ -121,6 +122,7 @@ type Pod struct {
 	members   Members
 	instance  vm.Instance
 	guest     *agent.Client
+	volumes   *block.Manager
 	files     map[string]string
 	report    report
 	createdAt time.Time
@@ -213,6 +215,16 @@ func (p *Pod) Guest() (*agent.Client, error) {
 		return nil, fmt.Errorf("pod %s is %s: %w", p.request.ID, p.state, errdefs.ErrFailedPrecondition)
 	}
 	return p.guest, nil
+}
+
+// Volumes are the block devices of a running pod. It fails with errdefs.ErrFailedPrecondition in other states.
+func (p *Pod) Volumes() (*block.Manager, error) {
+	if _, err := p.Guest(); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.volumes, nil
 }
 
 // Gone is closed as soon as no container of the pod can run any more. Containers that were running then have exited.

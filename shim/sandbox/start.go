@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/coffer-project/coffer/shim/agent"
+	"github.com/coffer-project/coffer/shim/device/block"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/vm"
 )
@@ -124,7 +125,7 @@ func (p *Pod) startVM(ctx context.Context, attachment *network.Attachment) (vm.I
 		return instance.Stop(ctx)
 	}})
 	p.mu.Lock()
-	p.instance = instance
+	p.instance, p.volumes = instance, block.New(instance)
 	p.mu.Unlock()
 	if err := instance.Start(ctx); err != nil {
 		return nil, withConsole(fmt.Errorf("boot vm: %w", err), instance)

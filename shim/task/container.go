@@ -10,6 +10,7 @@ import (
 
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/bundle"
+	"github.com/coffer-project/coffer/shim/device/block"
 	"github.com/coffer-project/coffer/shim/hostfiles/live"
 	"github.com/coffer-project/coffer/shim/sandbox"
 )
@@ -49,6 +50,8 @@ type container struct {
 	pending *pending
 	execs   map[string]*process
 	report  sandbox.ContainerReport
+	// volumes are the block devices that the container uses.
+	volumes []*block.Claim
 }
 
 func newContainer(id, bundle string, kind kind) *container {

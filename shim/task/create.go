@@ -110,6 +110,14 @@ func (s *Service) createInGuest(
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if retErr != nil {
+			c.dropVolumes(ctx)
+		}
+	}()
+	if options.Devices, err = s.plugVolumes(ctx, b, c); err != nil {
+		return nil, err
+	}
 	request, files, err := b.CreateRequest(ctx, options)
 	if err != nil {
 		return nil, err

@@ -61,6 +61,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 		if err := s.dropFiles(ctx, guest, c); err != nil {
 			return err
 		}
+		c.dropVolumes(ctx)
 	default:
 		// The pod goes with its task.
 		if err := s.pod.Stop(ctx); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/container/runc"
+	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
@@ -68,7 +69,7 @@ func newPod(t *testing.T, sharePID bool) *pod {
 	must(t, err)
 	p.Manager, err = container.New(container.Options{
 		Images: p.images, Runtime: driver, Sandbox: p.sandbox, Holder: hold(false), Base: p.base, Cgroups: cgroup.Default,
-		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()),
+		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()), Disks: disk.New(time.Second),
 	})
 	must(t, err)
 	must(t, p.sandbox.Create(t.Context(), &agentpb.CreateSandboxRequest{

@@ -24,7 +24,7 @@ func buildLinux(in *oci.Linux, o Options) (*specs.Linux, error) {
 	if out.Sysctl, err = buildSysctl(in.GetSysctl()); err != nil {
 		return nil, err
 	}
-	if out.Devices, err = buildDevices(in.GetDevices()); err != nil {
+	if out.Devices, err = buildDevices(in.GetDevices(), o.Disks); err != nil {
 		return nil, err
 	}
 	if out.Resources, err = BuildResources(in.GetResources()); err != nil {

@@ -21,10 +21,12 @@ const (
 	maxPaths     = 256
 	maxGroups    = 1024
 	maxRlimits   = 32
-	maxDevices   = 64
 	maxSysctls   = 64
 	maxPathBytes = 4096
 )
+
+// MaxDevices bounds the devices of one container.
+const MaxDevices = 64
 
 // Options is the guest's own part of the specification.
 type Options struct {
@@ -38,6 +40,9 @@ type Options struct {
 	UTS, IPC, PID string
 	// AllowSource tells whether a bind mount may come from the path.
 	AllowSource func(path string) bool
+	// Disks are the paths at which the container sees disks that were plugged in; each must be in the request, and gets its number
+	// by SetDisk.
+	Disks map[string]bool
 }
 
 // Build returns a new specification for the container. InvalidArgument: the request holds something that this guest never grants.

@@ -1,4 +1,5 @@
-package transport
+// Package uevent tells when the kernel has changed anything about a device.
+package uevent
 
 import (
 	"context"
@@ -13,10 +14,12 @@ import (
 // kernelGroup is the multicast group of the kernel's own device events.
 const kernelGroup = 1
 
-// events tells when the kernel has changed anything about a device.
-type events struct{ socket *os.File }
+// Events is a subscription to the kernel's device events.
+type Events struct{ socket *os.File }
 
-func openEvents() (*events, error) {
+// Open subscribes. Subscribe before the first look, so that a device that appears in between is not missed. The caller
+// calls Close.
+func Open() (*Events, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return nil, fmt.Errorf("open device event socket: %w", err)
@@ -24,12 +27,12 @@ func openEvents() (*events, error) {
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
 		return nil, errors.Join(fmt.Errorf("subscribe to device events: %w", err), unix.Close(fd))
 	}
-	return &events{socket: os.NewFile(uintptr(fd), "uevent")}, nil
+	return &Events{socket: os.NewFile(uintptr(fd), "uevent")}, nil
 }
 
-// wait returns after at least one event, or with ctx's error. What the event says does not matter: the caller looks
+// Wait returns after at least one event, or with ctx's error. What the event says does not matter: the caller looks
 // for itself.
-func (e *events) wait(ctx context.Context) error {
+func (e *Events) Wait(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = e.socket.SetReadDeadline(time.Unix(0, 0)) })
 	defer stop()
 	var event [8 << 10]byte
@@ -44,4 +47,4 @@ func (e *events) wait(ctx context.Context) error {
 }
 
 // Close ends the subscription.
-func (e *events) Close() error { return e.socket.Close() }
+func (e *Events) Close() error { return e.socket.Close() }

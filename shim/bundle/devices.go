@@ -1,0 +1,116 @@
+package bundle
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	ocipb "github.com/coffer-project/coffer/proto/oci"
+)
+
+// blockType is how Kata's agent protocol names a virtio disk on a PCI bus.
+const blockType = "blk"
+
+// BlockDevice is a block device of the host that the container is to have.
+type BlockDevice struct {
+	// Path is where the container sees it.
+	Path string
+	// Major and Minor are its number on the host.
+	Major, Minor uint32
+	// ReadOnly holds when the container may not write to it.
+	ReadOnly bool
+}
+
+// Request names the device to a guest, which has it at the PCI address.
+func (d BlockDevice) Request(address string) *agentpb.Device {
+	return &agentpb.Device{Id: address, Type: blockType, ContainerPath: d.Path}
+}
+
+// BlockDevices lists the block devices that the container is to have. A container that may use every device of the host
+// gets none: a VM exists to keep it from them, and nobody has named one. It fails with errdefs.ErrInvalidArgument for a
+// path that is not clean and for one that is named twice.
+func (b *Bundle) BlockDevices() ([]BlockDevice, error) {
+	linux := b.spec.Linux
+	if allowsAll(linux.Resources) {
+		return nil, nil
+	}
+	var out []BlockDevice
+	for _, d := range linux.Devices {
+		if d.Type != "b" {
+			continue
+		}
+		if err := checkPath("device path", d.Path); err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(out, func(o BlockDevice) bool { return o.Path == d.Path }) {
+			return nil, fmt.Errorf("device path %s is named twice: %w", d.Path, errdefs.ErrInvalidArgument)
+		}
+		// The numbers of the kernel's interface: 12 bits and 20 bits.
+		if d.Major < 0 || d.Major >= 1<<12 || d.Minor < 0 || d.Minor >= 1<<20 {
+			return nil, fmt.Errorf("device %s has number %d:%d: %w", d.Path, d.Major, d.Minor, errdefs.ErrInvalidArgument)
+		}
+		out = append(out, BlockDevice{
+			Path: d.Path, Major: uint32(d.Major), Minor: uint32(d.Minor),
+			ReadOnly: !strings.Contains(access(linux.Resources, d), "w"),
+		})
+	}
+	return out, nil
+}
+
+// allowsAll tells a privileged container on a runtime that hands it all devices of the host.
+func allowsAll(r *specs.LinuxResources) bool {
+	return r != nil && slices.ContainsFunc(r.Devices, func(rule specs.LinuxDeviceCgroup) bool {
+		return rule.Allow && (rule.Type == "" || rule.Type == "a") && rule.Major == nil && rule.Minor == nil &&
+			strings.Contains(rule.Access, "w")
+	})
+}
+
+// access is what the last rule for exactly this device allows.
+func access(r *specs.LinuxResources, d specs.LinuxDevice) string {
+	allowed := ""
+	if r == nil {
+		return allowed
+	}
+	for _, rule := range r.Devices {
+		if rule.Type == d.Type && rule.Major != nil && *rule.Major == d.Major && rule.Minor != nil && *rule.Minor == d.Minor {
+			allowed = ""
+			if rule.Allow {
+				allowed = rule.Access
+			}
+		}
+	}
+	return allowed
+}
+
+// handDevices adds the devices that the request carries to the specification, where an agent looks their paths up and
+// puts the guest's numbers in place of the host's. All others are dropped, and so are all rules but theirs: which devices
+// a guest has, and which of them are harmless, it knows itself.
+func handDevices(out *ocipb.Linux, in *specs.Linux, handed []*agentpb.Device, d *dropped) {
+	if allowsAll(in.Resources) {
+		d.note("linux.devices", len(in.Devices) > 0)
+		d.note("linux.resources.devices", true)
+		return
+	}
+	for _, device := range in.Devices {
+		is := func(h *agentpb.Device) bool { return h.GetContainerPath() == device.Path }
+		if device.Type != "b" || !slices.ContainsFunc(handed, is) {
+			d.note("linux.devices["+device.Path+"]", true)
+			continue
+		}
+		mode := uint32(0)
+		if device.FileMode != nil {
+			mode = uint32(device.FileMode.Perm())
+		}
+		out.Devices = append(out.Devices, &ocipb.LinuxDevice{
+			Path: device.Path, Type: device.Type, Major: device.Major, Minor: device.Minor,
+			FileMode: mode, UID: value(device.UID), GID: value(device.GID),
+		})
+		out.Resources.Devices = append(out.Resources.Devices, &ocipb.LinuxDeviceCgroup{
+			Allow: true, Type: device.Type, Major: device.Major, Minor: device.Minor, Access: access(in.Resources, device),
+		})
+	}
+}

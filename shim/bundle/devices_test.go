@@ -1,0 +1,80 @@
+package bundle
+
+import (
+	"errors"
+	"os"
+	"reflect"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	ocipb "github.com/coffer-project/coffer/proto/oci"
+)
+
+// rule allows access to one block device.
+func rule(major, minor int64, access string) specs.LinuxDeviceCgroup {
+	return specs.LinuxDeviceCgroup{Allow: true, Type: "b", Major: &major, Minor: &minor, Access: access}
+}
+
+func TestBlockDevices(t *testing.T) {
+	disk := specs.LinuxDevice{Path: "/dev/xvda", Type: "b", Major: 7, Minor: 3}
+	for name, tc := range map[string]struct {
+		devices []specs.LinuxDevice
+		rules   []specs.LinuxDeviceCgroup
+		want    []BlockDevice
+		wantErr error
+	}{
+		"none":       {},
+		"characters": {devices: []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}}},
+		"writable": {devices: []specs.LinuxDevice{disk}, rules: []specs.LinuxDeviceCgroup{rule(7, 3, "rwm")},
+			want: []BlockDevice{{Path: "/dev/xvda", Major: 7, Minor: 3}}},
+		"read-only": {devices: []specs.LinuxDevice{disk}, rules: []specs.LinuxDeviceCgroup{{Access: "rwm"}, rule(7, 3, "rm"), rule(7, 4, "rwm")},
+			want: []BlockDevice{{Path: "/dev/xvda", Major: 7, Minor: 3, ReadOnly: true}}},
+		"no rule": {devices: []specs.LinuxDevice{disk}, want: []BlockDevice{{Path: "/dev/xvda", Major: 7, Minor: 3, ReadOnly: true}}},
+		"denied again": {devices: []specs.LinuxDevice{disk},
+			rules: []specs.LinuxDeviceCgroup{rule(7, 3, "rwm"), {Type: "b", Major: new(int64(7)), Minor: new(int64(3)), Access: "rwm"}},
+			want:  []BlockDevice{{Path: "/dev/xvda", Major: 7, Minor: 3, ReadOnly: true}}},
+		"all of the host": {devices: []specs.LinuxDevice{disk}, rules: []specs.LinuxDeviceCgroup{rule(7, 3, "rwm"), {Allow: true, Access: "rwm"}}},
+		"path":            {devices: []specs.LinuxDevice{{Path: "/dev/../x", Type: "b"}}, wantErr: errdefs.ErrInvalidArgument},
+		"number":          {devices: []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 1 << 12}}, wantErr: errdefs.ErrInvalidArgument},
+		"twice":           {devices: []specs.LinuxDevice{disk, disk}, wantErr: errdefs.ErrInvalidArgument},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &Bundle{spec: &specs.Spec{Linux: &specs.Linux{
+				Devices: tc.devices, Resources: &specs.LinuxResources{Devices: tc.rules},
+			}}}
+			got, err := b.BlockDevices()
+			if !errors.Is(err, tc.wantErr) || !reflect.DeepEqual(got, tc.want) {
+				t.Errorf("got %+v, %v; want %+v, %v", got, err, tc.want, tc.wantErr)
+			}
+		})
+	}
+}
+
+func TestHandDevices(t *testing.T) {
+	in := &specs.Linux{
+		Devices: []specs.LinuxDevice{
+			{Path: "/dev/xvda", Type: "b", Major: 7, Minor: 3, FileMode: new(os.FileMode(0o640)), UID: new(uint32(1)), GID: new(uint32(6))},
+			{Path: "/dev/xvdb", Type: "b", Major: 7, Minor: 4},
+			{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232},
+		},
+		Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{rule(7, 3, "rm"), rule(7, 4, "rwm")}},
+	}
+	handed := BlockDevice{Path: "/dev/xvda", Major: 7, Minor: 3, ReadOnly: true}.Request("1e/01")
+	if handed.GetId() != "1e/01" || handed.GetType() != "blk" || handed.GetContainerPath() != "/dev/xvda" {
+		t.Errorf("the agent's device is %v", handed)
+	}
+	out, d := &ocipb.Linux{Resources: &ocipb.LinuxResources{}}, dropped{}
+	handDevices(out, in, []*agentpb.Device{handed}, &d)
+	if len(out.Devices) != 1 || out.Devices[0].GetPath() != "/dev/xvda" || out.Devices[0].GetFileMode() != 0o640 || out.Devices[0].GetGID() != 6 {
+		t.Errorf("devices are %v", out.Devices)
+	}
+	if rules := out.Resources.Devices; len(rules) != 1 || rules[0].GetAccess() != "rm" || !rules[0].GetAllow() {
+		t.Errorf("rules are %v", rules)
+	}
+	if want := (dropped{"linux.devices[/dev/xvdb]", "linux.devices[/dev/kvm]"}); !reflect.DeepEqual(d, want) {
+		t.Errorf("dropped %v, want %v", d, want)
+	}
+}
