@@ -140,7 +140,7 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 			retErr = errors.Join(retErr, s.meta.Close())
 		}
 	}()
-	if s.overlay, err = overlay.NewSnapshotter(root, append(o.overlay, overlay.WithMetaStore(s.meta))...); err != nil {
+	if s.overlay, err = overlay.NewSnapshotter(root, append(o.overlay, overlay.WithMetaStore(s.meta), overlay.WithRemapIDs)...); err != nil {
 		return nil, fmt.Errorf("set up overlay snapshots below %s: %w", root, err)
 	}
 	if err := s.initialize(ctx); err != nil {

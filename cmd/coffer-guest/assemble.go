@@ -10,6 +10,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/container/runc"
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/files"
 	"github.com/coffer-project/coffer/guestpull/image"
@@ -55,8 +56,12 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 			return container.Process{PID: pid, Exit: exit}, err
 		}
 	}
+	holdUsers := func(users spec.Users) (container.Process, error) {
+		pid, exit, err := exits.Start(holder.UserCommand(self, users))
+		return container.Process{PID: pid, Exit: exit}, err
+	}
 	pod, err := sandbox.New(sandbox.Options{
-		Base: s.base, ResolvConf: s.resolvConf, Sysctls: "/proc/sys", Cgroups: s.cgroups, Holder: hold(true),
+		Base: s.base, ResolvConf: s.resolvConf, Sysctls: "/proc/sys", Cgroups: s.cgroups, Holder: hold(true), UserHolder: holdUsers,
 	})
 	if err != nil {
 		return nil, err

@@ -55,7 +55,7 @@ func (s *pullService) PullImage(ctx context.Context, req *cdh.ImagePullRequest) 
 	if err := os.MkdirAll(bundle, 0o755); err != nil {
 		return nil, errors.Join(fmt.Errorf("make bundle: %w", err), os.RemoveAll(scratch))
 	}
-	if err := rootfs.Overlay(img.Layers, scratch, target); err != nil {
+	if err := rootfs.Overlay(img.Layers, scratch, target, rootfs.Owner{}); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(scratch))
 	}
 	return &cdh.ImagePullResponse{ManifestDigest: img.ManifestDigest.String()}, nil

@@ -35,7 +35,8 @@ func (m *Manager) Create(ctx context.Context, req *agentpb.CreateContainerReques
 		sandbox:      p.sandbox,
 		dir:          filepath.Join(m.Base, p.id),
 		cgroup:       m.cgroupPath(p.id),
-		users:        m.rootfs(p.id),
+		root:         m.rootfs(p.id),
+		users:        p.users,
 		strictGroups: p.strictGroups,
 		cancel:       cancel,
 		finished:     make(chan struct{}),
@@ -122,7 +123,7 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) err
 	if err := writeSpec(filepath.Join(c.dir, "config.json"), p.spec); err != nil {
 		return err
 	}
-	return m.launch(ctx, c, p.spec.Process.Terminal)
+	return m.launch(ctx, c, p.spec.Process)
 }
 
 func (m *Manager) makeDir(c *Container) error {
@@ -157,7 +158,7 @@ func (m *Manager) makeRootfs(ctx context.Context, c *Container, p *plan) error {
 	c.mu.Unlock()
 	target := m.rootfs(c.id)
 	c.undo.push(func(context.Context) error { return mount.Unmount(target) })
-	if err := rootfs.Overlay(img.Layers, c.dir, target); err != nil {
+	if err := rootfs.Overlay(img.Layers, c.dir, target, rootfs.Owner{Namespace: p.userNS, UID: p.users.UID.HostID, GID: p.users.GID.HostID}); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
 	return nil
@@ -204,7 +205,7 @@ func (m *Manager) pinMounts(c *Container, p *plan) error {
 // resolveUser completes the user from the image, which the host cannot read.
 func (c *Container) resolveUser(process *specs.Process, name string) error {
 	want := rootfs.User{UID: process.User.UID, GID: process.User.GID, Groups: process.User.AdditionalGids}
-	user, err := rootfs.Resolve(c.users, name, want, c.strictGroups)
+	user, err := rootfs.Resolve(c.root, name, want, c.strictGroups)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
@@ -224,8 +225,8 @@ func writeSpec(path string, s *specs.Spec) error {
 }
 
 // launch has the runtime create the container.
-func (m *Manager) launch(ctx context.Context, c *Container, terminal bool) error {
-	io, set, err := m.newStdio(terminal)
+func (m *Manager) launch(ctx context.Context, c *Container, process *specs.Process) error {
+	io, set, err := m.newStdio(c, process)
 	if err != nil {
 		return err
 	}
@@ -241,7 +242,7 @@ func (m *Manager) launch(ctx context.Context, c *Container, terminal bool) error
 		}
 		return fmt.Errorf("create container %s: %w", c.id, err)
 	}
-	if terminal {
+	if process.Terminal {
 		set = stdio.Console(started.Console)
 	}
 	c.adopt(started, set)
@@ -249,13 +250,22 @@ func (m *Manager) launch(ctx context.Context, c *Container, terminal bool) error
 }
 
 // newStdio prepares streams. With a terminal there is no set yet: the runtime makes the terminal.
-func (m *Manager) newStdio(terminal bool) (Stdio, *stdio.Set, error) {
-	if terminal {
+func (m *Manager) newStdio(c *Container, process *specs.Process) (Stdio, *stdio.Set, error) {
+	if process.Terminal {
 		return Stdio{Terminal: true}, nil, nil
 	}
 	set, child, err := stdio.Pipes(m.PipeSize)
 	if err != nil {
 		return Stdio{}, nil, err
+	}
+	// In a user namespace the runtime may not give the pipes, which are the guest's, to the process: it could not open
+	// /dev/stdout anew.
+	if uid, gid, ok := c.users.Guest(process.User.UID, process.User.GID); ok && c.users.Mapped() {
+		if err := child.Chown(int(uid), int(gid)); err != nil {
+			child.Close()
+			set.Close()
+			return Stdio{}, nil, fmt.Errorf("give the streams of container %s to its user: %w", c.id, err)
+		}
 	}
 	return Stdio{Child: child}, set, nil
 }

@@ -52,7 +52,7 @@ func (m *Manager) Exec(ctx context.Context, req *agentpb.ExecProcessRequest) (re
 			c.dropExec(req.GetExecId())
 		}
 	}()
-	streams, set, err := m.newStdio(process.Terminal)
+	streams, set, err := m.newStdio(c, process)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -135,7 +136,7 @@ type fakeSandbox struct {
 	sysctls map[string]string
 }
 
-func (f *fakeSandbox) Namespaces(sharePID bool) (Namespaces, error) {
+func (f *fakeSandbox) Namespaces(sharePID bool, _ spec.Users) (Namespaces, error) {
 	if f.none {
 		return Namespaces{}, errors.New("no sandbox")
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/mount"
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
@@ -61,7 +62,8 @@ type Container struct {
 	execID  string // a second name of the first process
 	sandbox bool   // stands in for the sandbox container; no runtime knows it
 	cgroup  string
-	users   string // the root in which users are looked up
+	root    string // in which users are looked up
+	users   spec.Users
 	// strictGroups: its processes get none of the groups that the image puts their users in
 	strictGroups bool
 	termLog      string // where the container's termination message is; empty: nowhere

@@ -46,7 +46,7 @@ const (
 // reserved are the folders beside those of the containers.
 var reserved = map[string]bool{"image": true, "sandbox": true, "shared": true}
 
-// plan is a checked request: nothing has been done yet.
+// plan is a checked request. Nothing has been done yet but the pod's user namespace.
 type plan struct {
 	id       string
 	execID   string
@@ -55,6 +55,8 @@ type plan struct {
 	storages []*agentpb.Storage // all but the image
 	devices  []plannedDevice
 	spec     *specs.Spec
+	users    spec.Users
+	userNS   string // path of the user namespace
 	userName string
 	// strictGroups: the process gets none of the groups that the image puts its user in
 	strictGroups bool
@@ -90,10 +92,14 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 	if err := p.planKind(req, metadata); err != nil {
 		return nil, err
 	}
-	ns, err := m.Sandbox.Namespaces(req.GetSandboxPidns() && !p.sandbox)
+	if p.users, err = spec.MappedUsers(req.GetOCI().GetLinux()); err != nil {
+		return nil, err
+	}
+	ns, err := m.Sandbox.Namespaces(req.GetSandboxPidns() && !p.sandbox, p.users)
 	if err != nil {
 		return nil, err
 	}
+	p.userNS = ns.User
 	p.spec, err = spec.Build(req.GetOCI(), spec.Options{
 		ContainerID: id,
 		Rootfs:      m.rootfs(id),
@@ -101,6 +107,8 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 		UTS:         ns.UTS,
 		IPC:         ns.IPC,
 		PID:         ns.PID,
+		User:        ns.User,
+		Users:       p.users,
 		AllowSource: m.allowSource,
 		Disks:       p.devicePaths(),
 	})

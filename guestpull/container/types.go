@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/container/stdio"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -59,12 +60,13 @@ type Runtime interface {
 }
 
 // Namespaces are paths of the pod's namespaces; an empty path stands for a new namespace.
-type Namespaces struct{ UTS, IPC, PID string }
+type Namespaces struct{ UTS, IPC, PID, User string }
 
 // Sandbox is what containers need of their pod.
 type Sandbox interface {
-	// Namespaces returns what a container joins. FailedPrecondition: there is no sandbox, or no shared pid namespace.
-	Namespaces(sharePID bool) (Namespaces, error)
+	// Namespaces returns what a container joins. A user namespace is made with the first container that asks for it.
+	// FailedPrecondition: there is no sandbox, no shared pid namespace, or the pod has a user namespace with other mappings.
+	Namespaces(sharePID bool, users spec.Users) (Namespaces, error)
 	// Mount makes a storage of the pod present, in guest memory. It stays for the life of the pod, as a volume of a pod does.
 	Mount(ctx context.Context, storage *agentpb.Storage) error
 	// SetSysctl sets a variable of the pod's network namespace.

@@ -9,10 +9,12 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/mount"
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 )
 
 // makeNamespaces makes the pod's UTS and IPC namespaces, and its pid namespace when it is shared. The caller holds the lock.
@@ -44,18 +46,67 @@ func (s *Sandbox) makeNamespaces(name string, sharePID bool) error {
 		return fmt.Errorf("start holder of the pid namespace: %w", err)
 	}
 	s.spaces.PID = "/proc/" + strconv.Itoa(held.PID) + "/ns/pid"
-	s.undo = append(s.undo, func(ctx context.Context) error {
+	s.undo = append(s.undo, endHolder(held))
+	return nil
+}
+
+// mapUsers makes a user namespace for the pod's containers. Namespaces of the other kinds belong to a user namespace,
+// whose root may change them, so the containers in it get their own. The caller holds the lock.
+func (s *Sandbox) mapUsers(users spec.Users) error {
+	if s.users.Mapped() {
+		if s.users != users {
+			return fmt.Errorf("pod has a user namespace with other mappings: %w", errdefs.ErrFailedPrecondition)
+		}
+		return nil
+	}
+	held, err := s.UserHolder(users)
+	if err != nil {
+		return fmt.Errorf("start holder of the user namespace: %w", err)
+	}
+	s.undo = append(s.undo, endHolder(held))
+	dir := "/proc/" + strconv.Itoa(held.PID) + "/ns/"
+	if s.hostname != "" {
+		if err := onOwnThread(func() error { return setHostname(dir+"uts", s.hostname) }); err != nil {
+			return err
+		}
+	}
+	s.users = users
+	s.mapped = container.Namespaces{UTS: dir + "uts", IPC: dir + "ipc", PID: dir + "pid", User: dir + "user"}
+	if s.spaces.PID == "" {
+		s.mapped.PID = "" // the pod was made without one that is shared
+	}
+	return nil
+}
+
+// setHostname moves the calling thread into a UTS namespace and names it.
+func setHostname(uts, name string) error {
+	space, err := os.Open(uts)
+	if err != nil {
+		return err
+	}
+	defer space.Close()
+	if err := unix.Setns(int(space.Fd()), unix.CLONE_NEWUTS); err != nil {
+		return fmt.Errorf("enter UTS namespace: %w", err)
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set hostname: %w", err)
+	}
+	return nil
+}
+
+// endHolder kills the process and waits for its end.
+func endHolder(held container.Process) func(context.Context) error {
+	return func(ctx context.Context) error {
 		if err := unix.Kill(held.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("end holder of the pid namespace: %w", err)
+			return fmt.Errorf("end holder of namespaces: %w", err)
 		}
 		select {
 		case <-held.Exit:
 			return nil
 		case <-ctx.Done():
-			return fmt.Errorf("end holder of the pid namespace: %w", ctx.Err())
+			return fmt.Errorf("end holder of namespaces: %w", ctx.Err())
 		}
-	})
-	return nil
+	}
 }
 
 // unshareInto gives the calling thread new namespaces, and keeps them by mounting them on files: no process has to live in them.

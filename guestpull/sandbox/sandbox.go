@@ -15,6 +15,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
@@ -47,6 +48,8 @@ type Options struct {
 	Cgroups cgroup.Root
 	// Holder starts the first process of a new pid namespace, which reaps there and does nothing else.
 	Holder container.Holder
+	// UserHolder does the same in new user, UTS and IPC namespaces.
+	UserHolder func(users spec.Users) (container.Process, error)
 }
 
 // Sandbox is the pod. Its methods are safe for concurrent use.
@@ -57,14 +60,17 @@ type Sandbox struct {
 	mu       sync.Mutex
 	state    State
 	id       string
+	hostname string
 	spaces   container.Namespaces
+	users    spec.Users                  // of the user namespace
+	mapped   container.Namespaces        // those of containers in a user namespace
 	storages map[string]*agentpb.Storage // by mount point
 	undo     []func(ctx context.Context) error
 }
 
 // New returns a sandbox that is not created yet.
 func New(o Options) (*Sandbox, error) {
-	if o.Base == "" || o.ResolvConf == "" || o.Sysctls == "" || o.Cgroups == "" || o.Holder == nil {
+	if o.Base == "" || o.ResolvConf == "" || o.Sysctls == "" || o.Cgroups == "" || o.Holder == nil || o.UserHolder == nil {
 		return nil, errors.New("sandbox lacks a part")
 	}
 	return &Sandbox{Options: o, oom: newOOMQueue(), storages: make(map[string]*agentpb.Storage)}, nil
@@ -120,7 +126,7 @@ func (s *Sandbox) Create(ctx context.Context, req *agentpb.CreateSandboxRequest)
 			return fmt.Errorf("create sandbox: write name servers: %w", err)
 		}
 	}
-	s.id, s.state = req.GetSandboxId(), StateCreated
+	s.id, s.hostname, s.state = req.GetSandboxId(), req.GetHostname(), StateCreated
 	log.G(ctx).WithField("sandbox", s.id).Info("sandbox created")
 	return nil
 }
@@ -147,18 +153,25 @@ func (s *Sandbox) unwind(ctx context.Context) error {
 		s.undo = s.undo[:last]
 	}
 	clear(s.storages)
-	s.spaces = container.Namespaces{}
+	s.spaces, s.mapped, s.users = container.Namespaces{}, container.Namespaces{}, spec.Users{}
 	return nil
 }
 
-// Namespaces returns what a container joins. FailedPrecondition: there is no sandbox, or it has no shared pid namespace.
-func (s *Sandbox) Namespaces(sharePID bool) (container.Namespaces, error) {
+// Namespaces returns what a container joins. A user namespace is made with the first container that asks for it.
+// FailedPrecondition: there is no sandbox, it has no shared pid namespace, or its user namespace has other mappings.
+func (s *Sandbox) Namespaces(sharePID bool, users spec.Users) (container.Namespaces, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != StateCreated {
 		return container.Namespaces{}, fmt.Errorf("sandbox is %s: %w", s.state, errdefs.ErrFailedPrecondition)
 	}
 	out := s.spaces
+	if users.Mapped() {
+		if err := s.mapUsers(users); err != nil {
+			return container.Namespaces{}, err
+		}
+		out = s.mapped
+	}
 	if !sharePID {
 		out.PID = ""
 	} else if out.PID == "" {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/container/spec"
+	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
 	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
@@ -27,19 +29,25 @@ func newSandbox(t *testing.T) *Sandbox {
 	base := t.TempDir()
 	s, err := New(Options{
 		Base: base, ResolvConf: filepath.Join(base, "etc/resolv.conf"), Sysctls: filepath.Join(base, "sys"), Cgroups: cgroup.Root(t.TempDir()),
-		Holder: func() (container.Process, error) {
-			cmd := exec.Command("sleep", "1000")
-			if err := cmd.Start(); err != nil {
-				return container.Process{}, err
-			}
-			exit := make(chan int, 1)
-			go func() { _ = cmd.Wait(); exit <- 137 }()
-			return container.Process{PID: cmd.Process.Pid, Exit: exit}, nil
+		Holder: func() (container.Process, error) { return start(exec.Command("sleep", "1000")) },
+		UserHolder: func(users spec.Users) (container.Process, error) {
+			cmd := holder.UserCommand("/bin/sleep", users)
+			cmd.Args = []string{"sleep", "1000"}
+			return start(cmd)
 		},
 	})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Destroy(context.Background())) })
 	return s
+}
+
+func start(cmd *exec.Cmd) (container.Process, error) {
+	if err := cmd.Start(); err != nil {
+		return container.Process{}, err
+	}
+	exit := make(chan int, 1)
+	go func() { _ = cmd.Wait(); exit <- 137 }()
+	return container.Process{PID: cmd.Process.Pid, Exit: exit}, nil
 }
 
 func must(t *testing.T, err error) {
@@ -59,7 +67,7 @@ func isMount(t *testing.T, path string) bool {
 func TestOneSandboxInALife(t *testing.T) {
 	require.Root(t)
 	s := newSandbox(t)
-	if _, err := s.Namespaces(false); !errdefs.IsFailedPrecondition(err) {
+	if _, err := s.Namespaces(false, spec.Users{}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("namespaces of no sandbox: %v", err)
 	}
 	if err := s.Mount(t.Context(), &agentpb.Storage{}); !errdefs.IsFailedPrecondition(err) {
@@ -74,7 +82,7 @@ func TestOneSandboxInALife(t *testing.T) {
 	if string(conf) != "nameserver 10.0.0.10\nsearch a.b c\n" {
 		t.Errorf("resolv.conf: %q", conf)
 	}
-	ns, err := s.Namespaces(true)
+	ns, err := s.Namespaces(true, spec.Users{})
 	must(t, err)
 	own, err := os.Readlink("/proc/self/ns/uts")
 	must(t, err)
@@ -83,7 +91,7 @@ func TestOneSandboxInALife(t *testing.T) {
 	if strings.Contains(own, "["+itoa(st.Ino)+"]") {
 		t.Error("the pod has the agent's UTS namespace")
 	}
-	if private, err := s.Namespaces(false); err != nil || private.PID != "" || private.UTS != ns.UTS {
+	if private, err := s.Namespaces(false, spec.Users{}); err != nil || private.PID != "" || private.UTS != ns.UTS {
 		t.Errorf("private: %+v, %v", private, err)
 	}
 	shm := filepath.Join(s.Base, "sandbox/shm")
@@ -105,6 +113,36 @@ func TestOneSandboxInALife(t *testing.T) {
 	}
 }
 
+// TestUserNamespace: its containers get a set of namespaces that it owns, made once.
+func TestUserNamespace(t *testing.T) {
+	require.Root(t)
+	s := newSandbox(t)
+	must(t, s.Create(t.Context(), &agentpb.CreateSandboxRequest{Hostname: "mapped", SandboxPidns: true}))
+	var users spec.Users
+	users.UID.HostID, users.UID.Size, users.GID.HostID, users.GID.Size = 1000, 100000, 2000, 100000
+	ns, err := s.Namespaces(true, users)
+	must(t, err)
+	if again, err := s.Namespaces(true, users); err != nil || again != ns {
+		t.Errorf("the second container gets %+v, %v, the first %+v", again, err, ns)
+	}
+	if private, err := s.Namespaces(false, users); err != nil || private.PID != "" || private.User != ns.User {
+		t.Errorf("private: %+v, %v", private, err)
+	}
+	if plain, err := s.Namespaces(true, spec.Users{}); err != nil || plain.User != "" || plain.IPC == ns.IPC {
+		t.Errorf("without mappings: %+v, %v", plain, err)
+	}
+	other := users
+	other.UID.HostID++
+	if _, err := s.Namespaces(true, other); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("other mappings: %v", err)
+	}
+	out, err := exec.Command("nsenter", "--user="+ns.User, "--uts="+ns.UTS, "sh", "-c", "hostname; id -u; cat /proc/self/uid_map /proc/self/gid_map").CombinedOutput()
+	must(t, err)
+	if got, want := strings.Join(strings.Fields(string(out)), " "), "mapped 0 0 1000 100000 0 2000 100000"; got != want {
+		t.Errorf("in the namespace: %q, want %q", got, want)
+	}
+}
+
 func TestFailedCreateLeavesNothing(t *testing.T) {
 	require.Root(t)
 	s := newSandbox(t)
@@ -121,7 +159,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		}
 	}
 	must(t, s.Create(t.Context(), &agentpb.CreateSandboxRequest{}))
-	if _, err := s.Namespaces(true); !errdefs.IsFailedPrecondition(err) {
+	if _, err := s.Namespaces(true, spec.Users{}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("shared pid namespace that was not asked for: %v", err)
 	}
 }

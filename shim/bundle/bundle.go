@@ -119,6 +119,11 @@ func (b *Bundle) HostNetwork() bool {
 // SharesPID tells whether the container joins a process namespace that exists already, its pod's.
 func (b *Bundle) SharesPID() bool { return b.namespace(specs.PIDNamespace) != "" }
 
+// MapsUsers tells whether the container gets a user namespace.
+func (b *Bundle) MapsUsers() bool {
+	return len(b.spec.Linux.UIDMappings)+len(b.spec.Linux.GIDMappings) > 0
+}
+
 func (b *Bundle) namespace(kind specs.LinuxNamespaceType) string {
 	for _, ns := range b.spec.Linux.Namespaces {
 		if ns.Type == kind {

@@ -2,7 +2,7 @@
 //
 // The request is rebuilt field by field from an allow-list; nothing is copied over because it was there. What has no
 // place in a guest (host paths, hooks, devices, labels) is left out and named in one warning; what cannot be left out
-// without changing what the user asked for (a user namespace, a volume that cannot be copied) is refused.
+// without changing what the user asked for (a shared mount, a volume that cannot be copied) is refused.
 //
 // What the container mounts of the host becomes one of these, read from the kubelet's paths where it is a volume:
 //

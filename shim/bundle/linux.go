@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -16,11 +17,6 @@ import (
 // rebuildLinux makes the linux part of a container. A shared process namespace is left to the guest's sandbox.
 func rebuildLinux(opts Options, l *specs.Linux, d *dropped) (*ocipb.Linux, error) {
 	id := opts.ContainerID
-	if len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0 {
-		// Without it the container's root would be root of the guest, which is not what the user asked for.
-		return nil, fmt.Errorf("container %s asks for a user namespace, which guests do not offer; unset hostUsers: false: %w",
-			id, errdefs.ErrNotImplemented)
-	}
 	d.note("linux.netDevices", len(l.NetDevices) > 0)
 	d.note("linux.mountLabel", l.MountLabel != "")
 	d.note("linux.intelRdt", l.IntelRdt != nil)
@@ -34,6 +30,8 @@ func rebuildLinux(opts Options, l *specs.Linux, d *dropped) (*ocipb.Linux, error
 		Namespaces:  namespaces(l.Namespaces, opts.SharedPID, d),
 		Sysctl:      sysctls(l.Sysctl, opts.Sysctls, d),
 		Seccomp:     rebuildSeccomp(l.Seccomp, d),
+		UIDMappings: mappings(l.UIDMappings),
+		GIDMappings: mappings(l.GIDMappings),
 	}
 	var err error
 	if out.Resources, err = rebuildResources(l.Resources, d); err != nil {
@@ -62,7 +60,7 @@ func namespaces(in []specs.LinuxNamespace, sharedPID bool, d *dropped) []*ocipb.
 	for _, ns := range in {
 		switch ns.Type {
 		case specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace,
-			specs.NetworkNamespace:
+			specs.NetworkNamespace, specs.UserNamespace:
 		default:
 			d.note("linux.namespaces["+string(ns.Type)+"]", true)
 		}
@@ -74,9 +72,21 @@ func namespaces(in []specs.LinuxNamespace, sharedPID bool, d *dropped) []*ocipb.
 		// Kata's agent adds the process namespace of the sandbox by itself and would then see two.
 		kinds = append(kinds, specs.PIDNamespace)
 	}
+	if slices.ContainsFunc(in, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace }) {
+		kinds = append(kinds, specs.UserNamespace)
+	}
 	out := make([]*ocipb.LinuxNamespace, 0, len(kinds))
 	for _, kind := range kinds {
 		out = append(out, &ocipb.LinuxNamespace{Type: string(kind)})
+	}
+	return out
+}
+
+// mappings of a user namespace, whose users are then the guest's, not this host's.
+func mappings(in []specs.LinuxIDMapping) []*ocipb.LinuxIDMapping {
+	var out []*ocipb.LinuxIDMapping
+	for _, m := range in {
+		out = append(out, &ocipb.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
 	}
 	return out
 }

@@ -78,6 +78,7 @@ type planner struct {
 	terminationPath string
 	sandboxFiles    map[string]string
 	sharedShm       bool
+	uids, gids      []specs.LinuxIDMapping // the container's
 	readonlyRoot    bool
 	emptyDirs       *EmptyDirs
 	copy            func(source, guest string) ([]hostfiles.Job, error)
@@ -103,8 +104,9 @@ func (p *planner) add(out *mountPlan, m specs.Mount) error {
 	if m.Destination == "/" {
 		return fmt.Errorf("a mount over the root file system would hide the image: %w", errdefs.ErrInvalidArgument)
 	}
-	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-		return fmt.Errorf("id-mapped mounts are not offered in guests: %w", errdefs.ErrNotImplemented)
+	// In a user namespace the guest maps every mount as the container's own users are mapped.
+	if mapped(m) && (!slices.Equal(m.UIDMappings, p.uids) || !slices.Equal(m.GIDMappings, p.gids)) {
+		return fmt.Errorf("mounts mapped to others than the container's users are not offered in guests: %w", errdefs.ErrNotImplemented)
 	}
 	if m.Destination == shmPath && (p.sharedShm || isBind(m)) && !isEmptyDir(m) {
 		out.mounts = append(out.mounts, p.shm(m))
@@ -122,6 +124,8 @@ func (p *planner) add(out *mountPlan, m specs.Mount) error {
 	})
 	return nil
 }
+
+func mapped(m specs.Mount) bool { return len(m.UIDMappings)+len(m.GIDMappings) > 0 }
 
 // isBind: runtimes take the option for the type.
 func isBind(m specs.Mount) bool {

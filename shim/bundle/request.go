@@ -82,7 +82,8 @@ func (b *Bundle) createRequest(
 	}
 	mounts, err := (&planner{
 		containerID: id, terminationPath: annotations[annotationTermination], sandboxFiles: opts.SandboxFiles,
-		sharedShm: opts.SharedShm, readonlyRoot: b.spec.Root.Readonly, emptyDirs: opts.EmptyDirs, copy: plan, host: host, dropped: &d,
+		sharedShm: opts.SharedShm, readonlyRoot: b.spec.Root.Readonly, emptyDirs: opts.EmptyDirs, uids: b.spec.Linux.UIDMappings, gids: b.spec.Linux.GIDMappings,
+		copy: plan, host: host, dropped: &d,
 	}).run(b.spec.Mounts)
 	if err != nil {
 		return nil, nil, err

@@ -161,6 +161,34 @@ func golden(tb testing.TB, req *agentpb.CreateContainerRequest, files *Files, lo
 	return b.Bytes()
 }
 
+// TestUserNamespace: the mappings are the guest's business, and volumes are mapped as kubelet and containerd ask for it.
+func TestUserNamespace(t *testing.T) {
+	ctx, logs := captureLog(t.Context())
+	b := parseFile(ctx, t, "cri-privileged.json")
+	uids, gids := []specs.LinuxIDMapping{{HostID: 65536, Size: 65536}}, []specs.LinuxIDMapping{{HostID: 131072, Size: 65536}}
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = uids, gids
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"})
+	addMount(specs.Mount{Destination: "/data", Type: "tmpfs", UIDMappings: uids, GIDMappings: gids})(b.spec)
+	opts := Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull("example.com/app:1"))}
+	request, _, err := b.createRequest(ctx, opts, hostFiles, fakeHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	linux := request.GetOCI().GetLinux()
+	if uid, gid := linux.GetUIDMappings(), linux.GetGIDMappings(); len(uid) != 1 || len(gid) != 1 || uid[0].GetHostID() != 65536 || gid[0].GetHostID() != 131072 {
+		t.Errorf("mappings are %v and %v", uid, gid)
+	}
+	last := linux.GetNamespaces()[len(linux.GetNamespaces())-1]
+	if last.GetType() != "user" || last.GetPath() != "" {
+		t.Errorf("namespace is %v", last)
+	}
+	for _, entry := range logs.AllEntries() {
+		if fields, _ := entry.Data["fields"].(string); strings.Contains(fields, "namespaces[user]") {
+			t.Errorf("dropped: %s", fields)
+		}
+	}
+}
+
 func TestCreateRequestRefuses(t *testing.T) {
 	pulled := testRootfs(t, guestPull("example.com/app:1"))
 	block := testRootfs(t, &volume.Volume{VolumeType: volume.TypeImageRawBlock, Source: "/dev/vdb"})
@@ -177,7 +205,6 @@ func TestCreateRequestRefuses(t *testing.T) {
 		"two volumes":         {opts: Options{ContainerID: "c", Rootfs: append(pulled[:1:1], pulled[0])}, want: errdefs.IsInvalidArgument},
 		"other volume type":   {opts: Options{ContainerID: "c", Rootfs: block}, want: errdefs.IsNotImplemented},
 		"nobody names image":  {opts: Options{ContainerID: "c", Rootfs: testRootfs(t, guestPull(volume.DummySource))}, change: edit(func(s *specs.Spec) { s.Annotations = nil }), want: errdefs.IsFailedPrecondition},
-		"user namespace":      {change: edit(func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }), want: errdefs.IsNotImplemented},
 		"no arguments":        {change: edit(func(s *specs.Spec) { s.Process.Args = nil }), want: errdefs.IsInvalidArgument},
 		"odd version":         {change: edit(func(s *specs.Spec) { s.Version = "2.0.0" }), want: errdefs.IsInvalidArgument},
 		"negative memory":     {change: edit(func(s *specs.Spec) { n := int64(-7); s.Linux.Resources.Memory.Limit = &n }), want: errdefs.IsInvalidArgument},

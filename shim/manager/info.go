@@ -43,25 +43,25 @@ func (m *Manager) Info(_ context.Context, options io.Reader) (*types.RuntimeInfo
 	return info, nil
 }
 
-// runtimeFeatures is what a container in the guest can ask for. What is not named here, CRI does not offer to pods:
-// no user namespaces (no "user" and no idmapped mounts) and no recursive read-only mounts (no "rro").
+// runtimeFeatures is what a container in the guest can ask for. What is not named here, CRI does not offer to pods. User
+// namespaces need "user" and idmapped mounts, recursive read-only mounts "rro".
 func runtimeFeatures() *features.Features {
 	yes, no := true, false
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
 		MountOptions: []string{
-			"bind", "rbind", "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "private", "rprivate",
+			"bind", "rbind", "ro", "rro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "private", "rprivate",
 			"noatime", "relatime", "strictatime", "nodiratime", "sync", "async", "remount",
 		},
 		Linux: &features.Linux{
-			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "uts"},
+			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
 			Cgroup:          &features.Cgroup{V1: &no, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &no},
 			Seccomp:         &features.Seccomp{Enabled: &yes},
 			Apparmor:        &features.Apparmor{Enabled: &no},
 			Selinux:         &features.Selinux{Enabled: &no},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 		},
 	}
 }

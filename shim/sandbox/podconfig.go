@@ -63,13 +63,29 @@ func checkPodConfig(config *cri.PodSandboxConfig) error {
 				namespace.name, errdefs.ErrInvalidArgument)
 		}
 	}
-	if options.GetUsernsOptions().GetMode() == cri.NamespaceMode_POD && options.GetUsernsOptions() != nil {
-		return fmt.Errorf("the pod asks for a user namespace (hostUsers: false), which this runtime does not offer: %w",
-			errdefs.ErrNotImplemented)
+	if err := checkUsers(options.GetUsernsOptions()); err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(config.GetLinux().GetSysctls())) {
 		if !bundle.PodSysctl(name) {
 			return fmt.Errorf("the pod sets the sysctl %.64q, which is no pod's own: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// checkUsers accepts a user namespace as the kubelet asks for it (hostUsers: false): one mapping of users and one of
+// groups, from 0 in the container. Nil stands for the node's users, which are then the guest's.
+func checkUsers(users *cri.UserNamespace) error {
+	switch {
+	case users == nil, users.GetMode() == cri.NamespaceMode_NODE:
+		return nil
+	case users.GetMode() != cri.NamespaceMode_POD:
+		return fmt.Errorf("the pod asks for a user namespace of mode %s, only POD and NODE are possible: %w", users.GetMode(), errdefs.ErrInvalidArgument)
+	}
+	for what, list := range map[string][]*cri.IDMapping{"user": users.GetUids(), "group": users.GetGids()} {
+		if len(list) != 1 || list[0].GetContainerId() != 0 || list[0].GetHostId() == 0 || list[0].GetLength() == 0 {
+			return fmt.Errorf("the pod's user namespace needs one %s mapping, from 0 in the container to others than 0: %w", what, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil

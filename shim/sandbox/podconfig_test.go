@@ -17,6 +17,14 @@ func pod(options *cri.NamespaceOption) *cri.PodSandboxConfig {
 	}}
 }
 
+func users(mode cri.NamespaceMode, mappings ...*cri.IDMapping) *cri.UserNamespace {
+	return &cri.UserNamespace{Mode: mode, Uids: mappings, Gids: mappings}
+}
+
+func mapping(container, host uint32) *cri.IDMapping {
+	return &cri.IDMapping{ContainerId: container, HostId: host, Length: 65536}
+}
+
 func TestCheckPodConfig(t *testing.T) {
 	node := cri.NamespaceMode_NODE
 	for name, test := range map[string]struct {
@@ -36,7 +44,16 @@ func TestCheckPodConfig(t *testing.T) {
 		"host network":   {config: pod(&cri.NamespaceOption{Network: node}), wantErr: errdefs.ErrInvalidArgument},
 		"host processes": {config: pod(&cri.NamespaceOption{Pid: node}), wantErr: errdefs.ErrInvalidArgument},
 		"host IPC":       {config: pod(&cri.NamespaceOption{Ipc: node}), wantErr: errdefs.ErrInvalidArgument},
-		"user namespace": {config: pod(&cri.NamespaceOption{UsernsOptions: &cri.UserNamespace{}}), wantErr: errdefs.ErrNotImplemented},
+		"user namespace": {config: pod(&cri.NamespaceOption{UsernsOptions: users(cri.NamespaceMode_POD, mapping(0, 1000))}), sharesPIDs: true},
+		"no mapping":     {config: pod(&cri.NamespaceOption{UsernsOptions: users(cri.NamespaceMode_POD)}), wantErr: errdefs.ErrInvalidArgument},
+		"two mappings": {
+			config:  pod(&cri.NamespaceOption{UsernsOptions: users(cri.NamespaceMode_POD, mapping(0, 1000), mapping(0, 2000))}),
+			wantErr: errdefs.ErrInvalidArgument,
+		},
+		"no root":        {config: pod(&cri.NamespaceOption{UsernsOptions: users(cri.NamespaceMode_POD, mapping(1, 1000))}), wantErr: errdefs.ErrInvalidArgument},
+		"node's root":    {config: pod(&cri.NamespaceOption{UsernsOptions: users(cri.NamespaceMode_POD, mapping(0, 0))}), wantErr: errdefs.ErrInvalidArgument},
+		"own users each": {config: pod(&cri.NamespaceOption{UsernsOptions: users(cri.NamespaceMode_CONTAINER)}), wantErr: errdefs.ErrInvalidArgument},
+		"users of other": {config: pod(&cri.NamespaceOption{UsernsOptions: users(cri.NamespaceMode_TARGET)}), wantErr: errdefs.ErrInvalidArgument},
 		"host users":     {config: pod(&cri.NamespaceOption{UsernsOptions: &cri.UserNamespace{Mode: node}}), sharesPIDs: true},
 	} {
 		t.Run(name, func(t *testing.T) {

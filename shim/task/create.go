@@ -106,6 +106,12 @@ func (s *Service) join(ctx context.Context, r *taskapi.CreateTaskRequest, b *bun
 func (s *Service) createInGuest(
 	ctx context.Context, guest *agent.Client, r *taskapi.CreateTaskRequest, b *bundle.Bundle, c *container,
 ) (_ *guestpullpb.PullReport, retErr error) {
+	if b.MapsUsers() {
+		// Kata's own agent makes the namespace but leaves the image's files to users who are nobody in it.
+		if _, err := guest.BootReport(ctx); errdefs.IsNotImplemented(err) {
+			return nil, fmt.Errorf("this guest image offers no user namespaces; use Coffer's, or unset hostUsers: false: %w", err)
+		}
+	}
 	options, err := s.bundleOptions(ctx, r, b)
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ const maxLayers = 500
 
 // Overlay mounts layers, lowest first, under a fresh writable folder at target. Below scratch, which must be on a file system that
 // supports extended attributes, it makes the folders that it needs. The layers are not changed. Undo it by unmounting target.
-func Overlay(layers []string, scratch, target string) error {
+func Overlay(layers []string, scratch, target string, owner Owner) (retErr error) {
 	if len(layers) > maxLayers {
 		return fmt.Errorf("image of %d layers: the kernel can stack %d: %w", len(layers), maxLayers, errdefs.ErrInvalidArgument)
 	}
@@ -35,6 +35,19 @@ func Overlay(layers []string, scratch, target string) error {
 			return fmt.Errorf("make folder for the root file system: %w", err)
 		}
 		layers = []string{empty}
+	}
+	if owner.Namespace != "" {
+		for _, dir := range dirs {
+			if err := os.Chown(dir, int(owner.UID), int(owner.GID)); err != nil {
+				return fmt.Errorf("give the root file system to its owner: %w", err)
+			}
+		}
+		mapped, release, err := idmap(layers, scratch, owner.Namespace)
+		if err != nil {
+			return err
+		}
+		defer func() { retErr = errors.Join(retErr, release()) }()
+		layers = mapped
 	}
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {

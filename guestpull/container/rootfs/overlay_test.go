@@ -3,8 +3,10 @@ package rootfs
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -40,7 +42,7 @@ func TestOverlay(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			lower, scratch := layers(t, n), t.TempDir()
 			target := scratch + "/rootfs"
-			if err := Overlay(lower, scratch, target); err != nil {
+			if err := Overlay(lower, scratch, target, Owner{}); err != nil {
 				t.Fatal(err)
 			}
 			defer func() {
@@ -66,10 +68,59 @@ func TestOverlay(t *testing.T) {
 			}
 		})
 	}
-	if err := Overlay([]string{"/no/such/layer"}, t.TempDir(), t.TempDir()+"/x"); err == nil {
+	if err := Overlay([]string{"/no/such/layer"}, t.TempDir(), t.TempDir()+"/x", Owner{}); err == nil {
 		t.Error("an overlay of nothing")
 	}
-	if err := Overlay(make([]string, maxLayers+1), t.TempDir(), t.TempDir()+"/x"); !errdefs.IsInvalidArgument(err) {
+	if err := Overlay(make([]string, maxLayers+1), t.TempDir(), t.TempDir()+"/x", Owner{}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("too many layers: %v", err)
+	}
+}
+
+// TestOverlayOfAnotherOwner: in the user namespace everything is as in the image, in the guest it belongs to nobody there.
+func TestOverlayOfAnotherOwner(t *testing.T) {
+	require.Root(t)
+	lower, scratch := layers(t, 3), t.TempDir()
+	if err := os.Chown(lower[1]+"/1", 7, 8); err != nil {
+		t.Fatal(err)
+	}
+	holder := exec.Command("sleep", "1000")
+	holder.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: 1000, Size: 100}}, GidMappings: []syscall.SysProcIDMap{{HostID: 2000, Size: 100}},
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+	}()
+	target := scratch + "/rootfs"
+	if err := Overlay(lower, scratch, target, Owner{Namespace: fmt.Sprintf("/proc/%d/ns/user", holder.Process.Pid), UID: 1000, GID: 2000}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(target, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	for path, want := range map[string]string{"": "1000:2000", "/0": "1000:2000", "/1": "1007:2008"} {
+		var st unix.Stat_t
+		if err := unix.Stat(target+path, &st); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%d:%d", st.Uid, st.Gid); got != want {
+			t.Errorf("owner of %s/ is %s, want %s", path, got, want)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), " "+scratch+"/mapped") {
+		t.Error("mounts of layers are left")
+	}
+	if err := Overlay(lower, t.TempDir(), t.TempDir()+"/x", Owner{Namespace: "/proc/self/ns/uts", UID: 1000}); err == nil {
+		t.Error("an overlay for no user namespace")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/container/runc"
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
@@ -65,6 +66,10 @@ func newPod(t *testing.T, sharePID bool) *pod {
 	}
 	p.sandbox, err = sandbox.New(sandbox.Options{
 		Base: p.base, ResolvConf: filepath.Join(p.base, "resolv.conf"), Sysctls: t.TempDir(), Cgroups: cgroup.Default, Holder: hold(true),
+		UserHolder: func(users spec.Users) (container.Process, error) {
+			pid, exit, err := exits.Start(holder.UserCommand("/proc/self/exe", users))
+			return container.Process{PID: pid, Exit: exit}, err
+		},
 	})
 	must(t, err)
 	p.Manager, err = container.New(container.Options{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
@@ -294,4 +295,45 @@ func openFiles(t *testing.T) int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
 	return len(entries)
+}
+
+// TestUserNamespace: the container's root is nobody in the guest, and its files and streams are its own.
+func TestUserNamespace(t *testing.T) {
+	p := newPod(t, true)
+	// Its root walks to its files like any other user.
+	for _, dir := range []string{p.base, filepath.Dir(p.base)} {
+		must(t, os.Chmod(dir, 0o711))
+	}
+	req := p.request("c1", "sh", "-c", "cat /proc/self/uid_map; stat -c %u:%g /bin/busybox /; touch /new /dev/shm/x /dev/mqueue/x && test -d /sys/class && echo out >/dev/stdout; hostname; sleep 1000")
+	req.SandboxPidns = true
+	req.OCI.Mounts = append(req.OCI.Mounts,
+		&oci.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		&oci.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+	)
+	req.OCI.Linux.Namespaces = append(req.OCI.Linux.Namespaces, &oci.LinuxNamespace{Type: "user"})
+	req.OCI.Linux.UIDMappings = []*oci.LinuxIDMapping{{HostID: 1000, Size: 65536}}
+	req.OCI.Linux.GIDMappings = []*oci.LinuxIDMapping{{HostID: 1000, Size: 65536}}
+	p.run(t, req)
+	var got string
+	for !strings.Contains(got, "pod-name\n") {
+		data, err := p.Read(t.Context(), "c1", "", false, 1000)
+		must(t, err)
+		got += string(data)
+	}
+	if want := "0 1000 65536 0:0 0:0 out pod-name"; strings.Join(strings.Fields(got), " ") != want {
+		t.Errorf("output: %q, want %q", got, want)
+	}
+	must(t, p.Exec(t.Context(), &agentpb.ExecProcessRequest{ContainerId: "c1", ExecId: "e1",
+		Process: &oci.Process{Args: []string{"sh", "-c", "id -u; echo more >/dev/stderr"}, Env: []string{"PATH=/bin"}, Cwd: "/", User: &oci.User{UID: 7, GID: 7}}}))
+	if got := p.output(t, "c1", "e1", false); got != "7\n" {
+		t.Errorf("user of the exec: %q", got)
+	}
+	if got := p.output(t, "c1", "e1", true); got != "more\n" {
+		t.Errorf("stderr of the exec: %q", got)
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(filepath.Join(p.base, "c1/rootfs/new"), &st))
+	if st.Uid != 1000 {
+		t.Errorf("a file of the container's root belongs to %d, want 1000", st.Uid)
+	}
 }

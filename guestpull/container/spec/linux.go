@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -10,8 +11,8 @@ import (
 )
 
 func buildLinux(in *oci.Linux, o Options) (*specs.Linux, error) {
-	if len(in.GetUIDMappings())+len(in.GetGIDMappings()) > 0 {
-		return nil, refuse("container %s asks for a user namespace, which this guest does not offer", o.ContainerID)
+	if users, err := MappedUsers(in); err != nil || users != o.Users {
+		return nil, errors.Join(refuse("user namespace of container %s", o.ContainerID), err)
 	}
 	if in.GetIntelRdt() != nil {
 		return nil, refuse("container %s asks for a cache allocation class, which a guest cannot grant", o.ContainerID)
@@ -21,6 +22,9 @@ func buildLinux(in *oci.Linux, o Options) (*specs.Linux, error) {
 		return nil, err
 	}
 	out := &specs.Linux{CgroupsPath: o.CgroupPath, Namespaces: namespaces}
+	if o.Users.Mapped() {
+		out.UIDMappings, out.GIDMappings = []specs.LinuxIDMapping{o.Users.UID}, []specs.LinuxIDMapping{o.Users.GID}
+	}
 	if out.Sysctl, err = buildSysctl(in.GetSysctl()); err != nil {
 		return nil, err
 	}
@@ -55,22 +59,30 @@ func buildNamespaces(in []*oci.LinuxNamespace, o Options) ([]specs.LinuxNamespac
 	for _, ns := range in {
 		switch specs.LinuxNamespaceType(ns.GetType()) {
 		case specs.MountNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace,
+			specs.UserNamespace,
 			// The network is the guest's own: all containers of the pod share it, as they would a pod's.
 			specs.NetworkNamespace:
 		default:
 			return nil, refuse("namespace type %.32q of container %s is not allowed in this guest", ns.GetType(), o.ContainerID)
 		}
+		if ns.GetType() == string(specs.UserNamespace) && !o.Users.Mapped() {
+			return nil, refuse("user namespace of container %s without mappings", o.ContainerID)
+		}
 		if ns.GetPath() != "" {
 			return nil, refuse("container %s names a path for its %s namespace: the guest chooses it", o.ContainerID, ns.GetType())
 		}
 	}
-	return []specs.LinuxNamespace{
+	out := []specs.LinuxNamespace{
 		{Type: specs.MountNamespace},
 		{Type: specs.CgroupNamespace},
 		{Type: specs.UTSNamespace, Path: o.UTS},
 		{Type: specs.IPCNamespace, Path: o.IPC},
 		{Type: specs.PIDNamespace, Path: o.PID},
-	}, nil
+	}
+	if o.Users.Mapped() {
+		out = append(out, specs.LinuxNamespace{Type: specs.UserNamespace, Path: o.User})
+	}
+	return out, nil
 }
 
 // buildSysctl accepts what belongs to the sandbox's IPC namespace, and by name what Kubernetes calls safe in the network

@@ -38,6 +38,9 @@ type Options struct {
 	CgroupPath string
 	// UTS, IPC and PID are the namespaces of the sandbox to join; empty makes a new one.
 	UTS, IPC, PID string
+	// User is the user namespace of Users, which are MappedUsers of the request; empty when they are the guest's own.
+	User  string
+	Users Users
 	// AllowSource tells whether a bind mount may come from the path.
 	AllowSource func(path string) bool
 	// Disks are the paths at which the container sees disks that were plugged in; each must be in the request, and gets its number
@@ -60,6 +63,9 @@ func Build(in *oci.Spec, o Options) (*specs.Spec, error) {
 	mounts, err := buildMounts(in.GetMounts(), o.AllowSource)
 	if err != nil {
 		return nil, err
+	}
+	if o.Users.Mapped() {
+		mapMounts(mounts, o.Users)
 	}
 	linux, err := buildLinux(in.GetLinux(), o)
 	if err != nil {

@@ -24,6 +24,16 @@ type Child struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
+// Chown gives the ends to a user of the guest.
+func (c *Child) Chown(uid, gid int) error {
+	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
+		if err := f.Chown(uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Close releases the agent's copies of the child's ends.
 func (c *Child) Close() {
 	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {

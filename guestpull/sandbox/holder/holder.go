@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/guestpull/container/spec"
 )
 
 // Arg is the first argument by which main knows that it is to call Main.
@@ -25,6 +27,17 @@ func Command(program string, newPID bool) *exec.Cmd {
 	if newPID {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
 	}
+	return cmd
+}
+
+// UserCommand returns the command of a holder in user, UTS, IPC and pid namespaces of its own. The process itself keeps
+// the guest's user, which the user namespace does not know, so nobody in there can touch it.
+func UserCommand(program string, users spec.Users) *exec.Cmd {
+	cmd := Command(program, true)
+	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: int(users.UID.HostID), Size: int(users.UID.Size)}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: int(users.GID.HostID), Size: int(users.GID.Size)}}
+	cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 	return cmd
 }
 
