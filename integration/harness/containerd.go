@@ -26,7 +26,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
 
 [plugins.'io.containerd.shim.v1.manager']
   socket_dir = '{{.ShimSockets}}'
-  env = ['PATH={{.Path}}']
+  env = ['PATH={{.Path}}', 'COFFER_SHIM_CONFIG={{.ShimConfig}}']
 
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = '{{.Snapshotter}}'
@@ -82,7 +82,7 @@ const cniConfig = `{
 // containerdPaths is what the template and the leftover check need to know.
 type containerdPaths struct {
 	Root, State, Socket            string
-	ShimSockets                    string
+	ShimSockets, ShimConfig        string
 	Hosts, CNIPlugins, CNIConf     string
 	Runc, Path, Pause, Snapshotter string
 	LocalPull                      bool
@@ -95,7 +95,7 @@ type containerdPaths struct {
 func (n *Node) writeContainerdConfig() (string, error) {
 	p := containerdPaths{
 		Root: n.path("containerd"), State: n.path("run"), Socket: n.path("containerd.sock"),
-		ShimSockets: n.path("s"), Hosts: n.path("hosts"), CNIPlugins: n.Tools.CNIPlugins, CNIConf: n.path("cni"),
+		ShimSockets: n.path("s"), ShimConfig: n.path("shim.toml"), Hosts: n.path("hosts"), CNIPlugins: n.Tools.CNIPlugins, CNIConf: n.path("cni"),
 		Runc: n.Tools.Runc, Path: n.searchPath(), LocalPull: n.options.LocalPull, Pause: PauseImage,
 		Snapshotter: cmp.Or(n.options.Snapshotter, "overlayfs"),
 		Handlers:    map[string]string{},

@@ -14,14 +14,16 @@ type Reap func(ctx context.Context, stateDir string) error
 type Manager struct {
 	name    string
 	version string
+	config  string
 	reap    Reap
 }
 
 var _ shim.Shim = (*Manager)(nil)
 
-// New makes the manager of the runtime called name, for example io.containerd.coffer.v2.
-func New(name, version string, reap Reap) *Manager {
-	return &Manager{name: name, version: version, reap: reap}
+// New makes the manager of the runtime called name, for example io.containerd.coffer.v2. config is the absolute path of
+// the runtime configuration for when containerd names none; empty means the usual place.
+func New(name, version, config string, reap Reap) *Manager {
+	return &Manager{name: name, version: version, config: config, reap: reap}
 }
 
 // Name is the runtime's name.

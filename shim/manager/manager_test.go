@@ -82,7 +82,7 @@ func TestConfigPath(t *testing.T) {
 		want    string
 		wantErr error
 	}{
-		"no options": {},
+		"no options": {want: "/etc/coffer/default.toml"},
 		"path":       {options: &runtimeoptions.Options{ConfigPath: "/etc/coffer/a.toml"}, want: "/etc/coffer/a.toml"},
 		"relative":   {options: &runtimeoptions.Options{ConfigPath: "a.toml"}, wantErr: errdefs.ErrInvalidArgument},
 		"settings":   {options: &runtimeoptions.Options{ConfigBody: []byte("vcpus = 2\n")}, wantErr: errdefs.ErrInvalidArgument},
@@ -93,7 +93,7 @@ func TestConfigPath(t *testing.T) {
 			if test.options != nil {
 				must(t, params.AddExtension(test.options))
 			}
-			got, err := configPath(params)
+			got, err := New("test", "test", "/etc/coffer/default.toml", nil).configPath(params)
 			if !errors.Is(err, test.wantErr) || got != test.want {
 				t.Errorf("path is %q, %v; want %q, %v", got, err, test.want, test.wantErr)
 			}
@@ -132,7 +132,7 @@ func TestDelete(t *testing.T) {
 	must(t, os.WriteFile(socketPath, nil, 0o600))
 	must(t, (&Record{Address: "unix://" + socketPath, StateDir: "/run/coffer/x"}).Write(bundle))
 	var reaped []string
-	m := New("io.containerd.coffer.v2", "test", func(_ context.Context, dir string) error {
+	m := New("io.containerd.coffer.v2", "test", "", func(_ context.Context, dir string) error {
 		reaped = append(reaped, dir)
 		return nil
 	})
@@ -156,7 +156,7 @@ func TestDelete(t *testing.T) {
 func TestDeleteReportsLeftovers(t *testing.T) {
 	bundle, boom := t.TempDir(), errors.New("qemu does not die")
 	must(t, (&Record{Address: "unix:///none", StateDir: "/run/coffer/x"}).Write(bundle))
-	m := New("io.containerd.coffer.v2", "test", func(context.Context, string) error { return boom })
+	m := New("io.containerd.coffer.v2", "test", "", func(context.Context, string) error { return boom })
 	if _, err := m.Stop(deleteContext(bundle), "pod"); !errors.Is(err, boom) {
 		t.Errorf("error is %v, want %v", err, boom)
 	}
@@ -171,7 +171,7 @@ func TestInfo(t *testing.T) {
 	must(t, err)
 	for name, input := range map[string][]byte{"without options": nil, "with options": raw} {
 		t.Run(name, func(t *testing.T) {
-			info, err := New("io.containerd.coffer.v2", "1.2.3", nil).Info(t.Context(), bytes.NewReader(input))
+			info, err := New("io.containerd.coffer.v2", "1.2.3", "", nil).Info(t.Context(), bytes.NewReader(input))
 			must(t, err)
 			if info.GetName() != "io.containerd.coffer.v2" || info.GetVersion().GetVersion() != "1.2.3" {
 				t.Errorf("info is %v", info)

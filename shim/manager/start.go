@@ -59,7 +59,7 @@ func (m *Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*
 		return result, nil
 	}
 	record := &Record{Address: address}
-	if record.ConfigPath, err = configPath(params); err != nil {
+	if record.ConfigPath, err = m.configPath(params); err != nil {
 		return nil, err
 	}
 	if err := record.Write(bundle); err != nil {
@@ -93,22 +93,22 @@ func podOf(bundle, id string) (string, error) {
 
 // configPath takes the runtime configuration's path from the runtime options that containerd sends with the bootstrap
 // parameters. Settings written straight into containerd's configuration are refused rather than silently dropped.
-func configPath(params *bootapi.BootstrapParams) (string, error) {
+func (m *Manager) configPath(params *bootapi.BootstrapParams) (string, error) {
 	var options runtimeoptions.Options
 	found, err := params.FindExtension(&options)
 	if err != nil {
 		return "", fmt.Errorf("decode runtime options: %w", err)
 	}
-	if !found {
-		return "", nil
-	}
 	path := options.GetConfigPath()
+	if !found {
+		path = m.config
+	}
 	if path == "" && len(bytes.TrimSpace(options.GetConfigBody())) > 0 {
 		return "", fmt.Errorf("runtime options hold settings but no ConfigPath; put them in a file and name it by ConfigPath: %w",
 			errdefs.ErrInvalidArgument)
 	}
 	if path != "" && !filepath.IsAbs(path) {
-		return "", fmt.Errorf("runtime option ConfigPath %q is not absolute: %w", path, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("path %q of the runtime configuration is not absolute: %w", path, errdefs.ErrInvalidArgument)
 	}
 	return path, nil
 }

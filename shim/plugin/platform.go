@@ -25,9 +25,10 @@ import (
 	"github.com/coffer-project/coffer/shim/vm/qemu"
 )
 
-// Manager makes the manager of the runtime for the binary's main function.
-func Manager(version string) *manager.Manager {
-	return manager.New(RuntimeName, version, func(ctx context.Context, stateDir string) error {
+// Manager makes the manager of the runtime for the binary's main function. config is the configuration's path for when
+// containerd names none; empty means the usual place.
+func Manager(version, config string) *manager.Manager {
+	return manager.New(RuntimeName, version, config, func(ctx context.Context, stateDir string) error {
 		// Ending what an earlier shim left needs none of the driver's options.
 		return sandbox.Reap(ctx, new(qemu.Driver), hostNetwork{}, stateDir)
 	})
