@@ -48,6 +48,10 @@ func Open(dir string) (*Store, error) {
 		flights: map[digest.Digest]*flight{},
 		owners:  map[digest.Digest]map[string]bool{},
 	}
+	// Only the store itself is private: others keep what they share with containers' users beside it.
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, fmt.Errorf("make image store: %w", err)
+	}
 	for _, d := range []string{s.staging, s.layers} {
 		if err := os.RemoveAll(d); err != nil {
 			return nil, fmt.Errorf("clear image store: %w", err)

@@ -228,3 +228,21 @@ func TestCheck(t *testing.T) {
 		t.Errorf("with one layer there already: %v", err)
 	}
 }
+
+// TestOpenHidesItselfOnly: a container's user walks through the folder in which the store lies, not through the store.
+func TestOpenHidesItselfOnly(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "run")
+	dir := filepath.Join(base, "image")
+	if _, err := Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{base: 0o755, dir: 0o700} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("mode of %s is %o, want %o", path, got, want)
+		}
+	}
+}
