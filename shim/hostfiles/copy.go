@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -18,6 +20,13 @@ import (
 
 // chunk is the data of one request in bytes; ttrpc carries 4 MiB.
 const chunk = 1 << 20
+
+// small is the size in bytes up to which files are sent together, underWay how many at a time. A request takes some
+// milliseconds under emulation, most of which it waits.
+const (
+	small    = 64 << 10
+	underWay = 8
+)
 
 // dirMode is for parents that the guest makes on its own.
 const dirMode = unix.S_IFDIR | 0o755
@@ -43,18 +52,26 @@ type Job struct {
 	limit int64 // of a file's size in bytes
 }
 
-// Copy does the jobs in order. Files are read now, not when they were planned; one that has changed its type or grown
-// beyond the limits fails with errdefs.ErrFailedPrecondition, one that is gone with fs.ErrNotExist.
+// Copy does the jobs. Folders are made in order, and nothing in a folder before it; small files and links are on their way
+// together. Files are read now, not when they were planned; one that has changed its type or grown beyond the limits fails
+// with errdefs.ErrFailedPrecondition, one that is gone with fs.ErrNotExist. When Copy returns, nothing is under way.
 func Copy(ctx context.Context, guest Copier, jobs []Job) error {
 	s := &sender{guest: guest}
 	defer s.close()
+	s.begin(ctx)
 	for _, job := range jobs {
 		if err := s.send(ctx, job); err != nil {
-			return fmt.Errorf("copy %s into guest: %w", job.name(), err)
+			// A call under way that has failed is the cause of what was cancelled by it.
+			if earlier := s.wait(); earlier != nil {
+				return earlier
+			}
+			return job.failed(err)
 		}
 	}
-	return nil
+	return s.wait()
 }
+
+func (j Job) failed(err error) error { return fmt.Errorf("copy %s into guest: %w", j.name(), err) }
 
 func (j Job) name() string {
 	if j.HostPath != "" {
@@ -63,11 +80,15 @@ func (j Job) name() string {
 	return j.GuestPath
 }
 
-// sender holds what jobs have in common: the open folder of their volume, and memory for what is read.
+// sender holds what jobs have in common: the open folder of their volume, memory for what is read, and what is under way.
 type sender struct {
 	guest  Copier
 	volume *os.File
 	buf    []byte
+
+	calls *errgroup.Group
+	life  context.Context // of the calls under way: ends when one of them has failed
+	stems map[string]bool // of the files under way
 }
 
 func (s *sender) close() {
@@ -76,15 +97,57 @@ func (s *sender) close() {
 	}
 }
 
+func (s *sender) begin(ctx context.Context) {
+	s.calls, s.life = errgroup.WithContext(ctx)
+	s.calls.SetLimit(underWay)
+	s.stems = map[string]bool{}
+}
+
+// wait ends what is under way.
+func (s *sender) wait() error { return s.calls.Wait() }
+
+// claim waits where a file must not be on its way together with another one: Kata's agent writes files beside their names
+// with another extension, where those of files that differ in the extension only would meet.
+func (s *sender) claim(ctx context.Context, j Job) error {
+	if err := s.life.Err(); err != nil {
+		return err
+	}
+	stem := strings.TrimSuffix(j.GuestPath, path.Ext(j.GuestPath))
+	if s.stems[stem] {
+		if err := s.wait(); err != nil {
+			return err
+		}
+		s.begin(ctx)
+	}
+	s.stems[stem] = true
+	return nil
+}
+
+// dispatch sends a whole small file or link without waiting for the answer.
+func (s *sender) dispatch(j Job, data []byte) error {
+	life := s.life
+	s.calls.Go(func() error {
+		if err := s.request(life, j, int64(len(data)), 0, data); err != nil {
+			return j.failed(err)
+		}
+		return nil
+	})
+	return nil
+}
+
 func (s *sender) send(ctx context.Context, j Job) error {
 	switch j.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return s.request(ctx, j, 0, 0, nil)
-	case unix.S_IFLNK:
-		return s.request(ctx, j, int64(len(j.Content)), 0, j.Content)
-	case unix.S_IFREG:
+	case unix.S_IFLNK, unix.S_IFREG:
+		if err := s.claim(ctx, j); err != nil {
+			return err
+		}
 	default:
 		return fmt.Errorf("file type %o cannot be copied: %w", j.Mode&unix.S_IFMT, errdefs.ErrInvalidArgument)
+	}
+	if j.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return s.dispatch(j, j.Content)
 	}
 	if j.HostPath == "" {
 		return s.chunks(ctx, j, bytes.NewReader(j.Content), int64(len(j.Content)))
@@ -101,7 +164,22 @@ func (s *sender) send(ctx context.Context, j Job) error {
 	if err := (Limits{Bytes: j.limit}).withDefaults().checkFile(j.name(), info.Size()); err != nil {
 		return err
 	}
-	return s.chunks(ctx, j, file, info.Size())
+	if info.Size() > small {
+		return s.chunks(ctx, j, file, info.Size())
+	}
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(file, data); err != nil {
+		return shorter(err)
+	}
+	return s.dispatch(j, data)
+}
+
+// shorter explains the end of a file that was longer when it was opened.
+func shorter(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("file became shorter while it was read: %w", errdefs.ErrFailedPrecondition)
+	}
+	return err
 }
 
 // chunks sends size bytes; an empty file is one empty request.
@@ -112,10 +190,7 @@ func (s *sender) chunks(ctx context.Context, j Job, r io.Reader, size int64) err
 	for offset := int64(0); ; {
 		piece := s.buf[:min(size-offset, chunk)]
 		if _, err := io.ReadFull(r, piece); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("file became shorter while it was read: %w", errdefs.ErrFailedPrecondition)
-			}
-			return err
+			return shorter(err)
 		}
 		if err := s.request(ctx, j, size, offset, piece); err != nil {
 			return err

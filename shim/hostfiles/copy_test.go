@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -21,12 +25,15 @@ import (
 
 // fakeGuest keeps requests and assembles the files.
 type fakeGuest struct {
+	mu       sync.Mutex
 	requests []*agentpb.CopyFileRequest
 	files    map[string][]byte
 	err      error
 }
 
 func (g *fakeGuest) CopyFile(_ context.Context, req *agentpb.CopyFileRequest) (*emptypb.Empty, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.err != nil {
 		return nil, g.err
 	}
@@ -113,6 +120,7 @@ func TestCopyTree(t *testing.T) {
 		"dir /guest/v", "dir /guest/v/..2026_11_23", "file /guest/v/..2026_11_23/key value", "link /guest/v/..data ..2026_11_23",
 		"link /guest/v/key ..data/key",
 	}
+	slices.Sort(got[2:]) // what is in the folders comes together
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("guest was asked for %q, want %q", got, want)
 	}
@@ -234,5 +242,85 @@ func TestCopyFails(t *testing.T) {
 	short := &sender{guest: &fakeGuest{}}
 	if err := short.chunks(t.Context(), shrinks, bytes.NewReader(nil), 3); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("file became shorter: got %v", err)
+	}
+}
+
+// countingGuest holds every file until as many are under way as may be, or no more come.
+type countingGuest struct {
+	fakeGuest
+
+	active map[string]int // by the name without its extension
+	most   int
+	full   chan struct{}
+}
+
+func (g *countingGuest) CopyFile(ctx context.Context, req *agentpb.CopyFileRequest) (*emptypb.Empty, error) {
+	if req.GetFileMode()&unix.S_IFMT == unix.S_IFDIR {
+		return g.fakeGuest.CopyFile(ctx, req)
+	}
+	stem := strings.TrimSuffix(req.GetPath(), path.Ext(req.GetPath()))
+	g.mu.Lock()
+	g.active[stem]++
+	clash, now := g.active[stem] > 1, len(g.active)
+	if now > g.most {
+		if g.most = now; now == underWay {
+			close(g.full)
+		}
+	}
+	g.mu.Unlock()
+	if clash {
+		return nil, errors.New("two files that differ in their extension only")
+	}
+	<-g.full
+	g.mu.Lock()
+	delete(g.active, stem)
+	g.mu.Unlock()
+	return g.fakeGuest.CopyFile(ctx, req)
+}
+
+// TestTogether: small files are on their way together, but for those that Kata's agent would mix up.
+func TestTogether(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 40 {
+		write(t, filepath.Join(dir, fmt.Sprintf("f%d.crt", i)), []byte("crt"), 0o600)
+	}
+	for _, name := range []string{"f39.key", "f39", "f39.tmp"} {
+		write(t, filepath.Join(dir, name), []byte(name), 0o600)
+	}
+	write(t, filepath.Join(dir, "f38.large"), make([]byte, small+1), 0o600)
+	jobs, err := Limits{}.Plan(dir, "/guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest := &countingGuest{active: map[string]int{}, full: make(chan struct{})}
+	if err := Copy(t.Context(), guest, jobs); err != nil {
+		t.Fatal(err)
+	}
+	if guest.most != underWay || len(guest.files) != 45 {
+		t.Errorf("%d files were under way, %d are there", guest.most, len(guest.files))
+	}
+}
+
+// TestTogetherFails: after an error nothing is under way, and the error is the first one.
+func TestTogetherFails(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 40 {
+		write(t, filepath.Join(dir, fmt.Sprintf("f%d", i)), nil, 0o600)
+	}
+	jobs, err := Limits{}.Plan(dir, "/guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest := &fakeGuest{}
+	if err := Copy(t.Context(), guest, jobs[:1]); err != nil {
+		t.Fatal(err)
+	}
+	guest.err = errdefs.ErrResourceExhausted
+	if err := Copy(t.Context(), guest, jobs[1:]); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("got %v", err)
+	}
+	guest.err = nil
+	if len(guest.requests) != 1 {
+		t.Errorf("%d requests came through", len(guest.requests))
 	}
 }

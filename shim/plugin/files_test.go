@@ -121,7 +121,7 @@ func TestContainerFilesFail(t *testing.T) {
 		want    error
 	}{
 		"guest fails": {func(h *harness, _ podFiles) { h.guest.Fail("CreateContainer", errdefs.ErrPermissionDenied) }, errdefs.ErrPermissionDenied},
-		"no room": {func(h *harness, p podFiles) {
+		"no room": {func(h *harness, _ podFiles) {
 			// The plain folder is copied before the secret.
 			h.guest.Intercept("CopyFile", func(context.Context) error {
 				for _, call := range h.guest.Calls("CopyFile") {

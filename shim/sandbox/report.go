@@ -44,8 +44,10 @@ type ContainerReport struct {
 	State          string `json:"state"`
 	Image          string `json:"image,omitempty"`
 	ManifestDigest string `json:"manifest_digest,omitempty"`
-	// CreateMicros includes the image pull in the guest, whose parts are Pull and Layers.
+	// CreateMicros includes the image pull in the guest, whose parts are Pull and Layers, and before it FilesMicros, in
+	// which the host's files were copied.
 	CreateMicros int64    `json:"create_micros,omitempty"`
+	FilesMicros  int64    `json:"files_micros,omitempty"`
 	StartMicros  int64    `json:"start_micros,omitempty"`
 	Pull         []Phase  `json:"pull,omitempty"`
 	Layers       []Layer  `json:"layers,omitempty"`

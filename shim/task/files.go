@@ -13,6 +13,7 @@ import (
 	"github.com/coffer-project/coffer/shim/bundle"
 	"github.com/coffer-project/coffer/shim/hostfiles"
 	"github.com/coffer-project/coffer/shim/hostfiles/live"
+	"github.com/coffer-project/coffer/shim/sandbox"
 )
 
 // terminationBudget is how long a container's exit may wait for its last message.
@@ -46,8 +47,10 @@ func (s *Service) bringFiles(ctx context.Context, guest *agent.Client, c *contai
 		c.live = append(c.live, copied)
 	}
 	if len(c.files.Jobs)+len(c.live) > 0 {
-		log.G(ctx).WithField("t_copy", time.Since(started)).WithField("files", len(c.files.Jobs)).
-			WithField("volumes", len(c.live)).Debug("files of the host copied into the guest")
+		took := time.Since(started)
+		c.note(func(report *sandbox.ContainerReport) { report.FilesMicros = took.Microseconds() })
+		log.G(ctx).WithField("t_files", took).WithField("files", len(c.files.Jobs)).WithField("volumes", len(c.live)).
+			Debug("files of the host copied into the guest")
 	}
 	return nil
 }
