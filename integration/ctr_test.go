@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/console"
 
 	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/registrytest"
 )
 
 // ctrLab runs ctr on a node.
@@ -35,10 +36,11 @@ func TestCtr(t *testing.T) {
 	}
 	l.ctr(t, node.CtrPull(l.image)...)
 	t.Cleanup(func() { l.removeAll(t) })
+	t.Run("local pull", l.localPull)
 	t.Run("refused", l.refused)
 	t.Run("detached", l.detached)
 	t.Run("terminal", l.terminal)
-	t.Run("local pull", l.localPull)
+	t.Run("twin", l.twin)
 	if err := node.Leftovers(); err != nil {
 		t.Error(err)
 	}
@@ -83,6 +85,20 @@ func (l *ctrLab) ctr(t *testing.T, args ...string) string {
 func (l *ctrLab) runArgs(flags []string, id string, command ...string) []string {
 	args := append(append([]string{"run"}, l.run...), flags...)
 	return append(append(args, l.image, id), command...)
+}
+
+// localPull lets ctr unpack by itself an image whose lower layer is there as a reference.
+func (l *ctrLab) localPull(t *testing.T) {
+	reference := l.node.HTTP.Host + "/test/ctr-local:v1"
+	image := busyboxLayout(t, l.node, hello(registrytest.Gzip, "local"))
+	if err := l.node.Ctl(t.Context(), true, "image", "copy", "oci:"+image.Dir, reference, "--plain-http"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.try(t, l.node.CtrPull(reference, "--local")...)
+	var failed *harness.CtrError
+	if !errors.As(err, &failed) || !strings.Contains(failed.Stderr, "without --local") {
+		t.Errorf("got %v, want an error that tells what to do", err)
+	}
 }
 
 // refused asks for what a VM cannot give. Each answer tells what to do, and nothing is left.
@@ -275,11 +291,10 @@ func (s *session) say(text, answer string) {
 	}
 }
 
-// localPull lets ctr unpack by itself: it tells the snapshotter no reference. The image has the layers of the other one, and
-// so its snapshots, but a key of its own.
-func (l *ctrLab) localPull(t *testing.T) {
+// twin runs an image that has the layers of the other one, and so its snapshots, but a key of its own.
+func (l *ctrLab) twin(t *testing.T) {
 	own := &ctrLab{node: l.node, image: encryptedImage(t, l.node), run: l.run}
-	own.ctr(t, l.node.CtrPull(own.image, "--local")...)
+	own.ctr(t, l.node.CtrPull(own.image)...)
 	if out := own.ctr(t, own.runArgs([]string{"--rm", "--cni"}, "c3", "/bin/echo", "hello")...); out != "hello\n" {
 		t.Errorf("got %q", out)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -276,6 +277,10 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err != nil {
 		return nil, fmt.Errorf("prepare snapshot %s: %w", key, err)
 	}
+	if mode == ModeReference && given.Labels[snapshots.LabelSnapshotRef] == "" && unpacks(kind, key) {
+		return nil, fmt.Errorf("prepare snapshot %s: its client wants to unpack a layer by itself, but the layers below are held as references for guests; "+
+			"pull the image again by the transfer service (ctr image pull without --local): %w", key, errdefs.ErrFailedPrecondition)
+	}
 	given.Labels = withMode(given.Labels, mode)
 	switch {
 	case mode == ModeOverlay:
@@ -284,6 +289,13 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, s.commitLayer(ctx, key, parent, given.Labels)
 	}
 	return s.createReference(ctx, kind, key, parent, given.Labels)
+}
+
+// unpacks tells whether a client asks for a place to unpack a layer to, rather than for a container: by containerd's form
+// of such keys, "extract-<unique> <chain>", behind the namespace that its metadata puts before them.
+func unpacks(kind snapshots.Kind, key string) bool {
+	name := key[strings.LastIndex(key, "/")+1:]
+	return kind == snapshots.KindActive && strings.HasPrefix(name, snapshots.UnpackKeyPrefix+"-") && strings.Contains(name, " sha256:")
 }
 
 // Commit turns a writable snapshot into a read-only one that others can stand on.

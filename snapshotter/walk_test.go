@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -103,6 +104,17 @@ func TestRemoveFromTheTop(t *testing.T) {
 	}
 	// Nothing of it is remembered: the same image can come again.
 	pull(t, s, layerOf{chain: chainA.String(), image: app})
+}
+
+// TestForeignUnpack: clients that unpack by themselves want to write, and take AlreadyExists for a key to be changed.
+func TestForeignUnpack(t *testing.T) {
+	s := open(t, t.TempDir())
+	base := pull(t, s, layerOf{chain: chainA.String(), image: app, above: 1})
+	_, err := s.Prepare(testContext(t), "default/7/extract-123-abc= "+digest.FromString("top").String(), base)
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--local") {
+		t.Errorf("unpack on a reference: %v", err)
+	}
+	prepare(t, s, "default/8/extract-of-roses", base) // a container may be called what it likes
 }
 
 // TestCleanup removes a directory that nobody knows and leaves those of living snapshots, and the empty root, alone.

@@ -51,8 +51,9 @@ func newCA(dir string) (*CA, error) {
 	return ca, os.WriteFile(ca.Path, ca.PEM, 0o600)
 }
 
-// issue writes <name>.pem and <name>.key for a server on NodeIP and loopback and returns their paths.
-func (ca *CA) issue(dir, name string) (certPath, keyPath string, err error) {
+// issue writes <name>.pem and <name>.key for a server on NodeIP and loopback, and of further host names, and returns
+// their paths.
+func (ca *CA) issue(dir, name string, hosts ...string) (certPath, keyPath string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", "", err
@@ -61,7 +62,7 @@ func (ca *CA) issue(dir, name string) (certPath, keyPath string, err error) {
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses: []net.IP{net.ParseIP(NodeIP), net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+		IPAddresses: []net.IP{net.ParseIP(NodeIP), net.IPv4(127, 0, 0, 1)}, DNSNames: append([]string{"localhost"}, hosts...),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.certificate, key.Public(), ca.key)
 	if err != nil {

@@ -39,7 +39,7 @@ func rootfsVolume(rootfs []*types.Mount) (*volume.Volume, error) {
 	}
 	if found == nil {
 		return nil, fmt.Errorf("root file system comes from a snapshotter that unpacks images on this host; "+
-			"set snapshotter = \"coffer\" for this runtime handler in containerd's configuration and pull the image again: %w",
+			"set snapshotter = \"coffer\" for this runtime handler in containerd's configuration and pull the image again (with ctr: image pull --snapshotter coffer, without --local): %w",
 			errdefs.ErrFailedPrecondition)
 	}
 	if found.VolumeType != volume.TypeImageGuestPull {

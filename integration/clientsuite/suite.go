@@ -1,0 +1,230 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/registrytest"
+)
+
+// registries are the hosts of the images that the tests name.
+var registries = []string{"ghcr.io", "registry.k8s.io"}
+
+// module is where the tests are.
+const module = "github.com/containerd/containerd/v2"
+
+// buildTests builds the tests of the version of containerd that this repository depends on, in a module of their own: they
+// need more than it does.
+func buildTests(ctx context.Context, out string) (string, error) {
+	version, err := output(ctx, ".", "go", "list", "-m", "-f", "{{.Version}}", module)
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "coffer-clientsuite")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	for name, text := range map[string]string{
+		"go.mod":   "module clientsuite\n\ngo 1.26.0\n\nrequire " + module + " " + version + "\n",
+		"tests.go": "//go:build tools\n\npackage clientsuite\n\nimport _ \"" + module + "/integration/client\"\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return "", err
+		}
+	}
+	path, err := filepath.Abs(filepath.Join(out, "client.test"))
+	if err != nil {
+		return "", err
+	}
+	if _, err := output(ctx, dir, "go", "mod", "tidy"); err != nil {
+		return "", err
+	}
+	_, err = output(ctx, dir, "go", "test", "-c", "-o", path, module+"/integration/client")
+	return path, err
+}
+
+func output(ctx context.Context, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, exit.Stderr)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// runSuite runs the tests on a node of their own.
+func runSuite(ctx context.Context, o options) (_ map[string]outcome, retErr error) {
+	tests, err := filepath.Abs(o.tests)
+	if err != nil {
+		return nil, err
+	}
+	tools, err := harness.FindTools()
+	if err != nil {
+		return nil, err
+	}
+	bin, err := os.MkdirTemp("", "coffer-clientsuite-bin")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(bin)
+	if err := placeShim(ctx, bin, tools); err != nil {
+		return nil, err
+	}
+	if err := os.Setenv("COFFER_BIN", bin); err != nil {
+		return nil, err
+	}
+	images, err := buildImages(tools)
+	if err != nil {
+		return nil, err
+	}
+	node, err := harness.Start(ctx, harness.Options{
+		Snapshotter: "coffer", Mirror: &harness.Mirror{Handler: images, Registries: registries},
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { retErr = errors.Join(retErr, keepLogs(node, o.out), node.Close()) }()
+	server, err := node.ServeAs(images, registries...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { retErr = errors.Join(retErr, server.Close()) }()
+	if err := settle(bin, node, tools); err != nil {
+		return nil, err
+	}
+	return runTests(ctx, o, node, tests)
+}
+
+const shimName = "containerd-shim-coffer-v2"
+
+// placeShim fills bin with the programs of the node, in which the suite's own shim takes the real one's place.
+func placeShim(ctx context.Context, bin string, tools harness.Tools) error {
+	for _, path := range []string{tools.Snapshotter, tools.Broker, tools.Ctl} {
+		if err := os.Symlink(path, filepath.Join(bin, filepath.Base(path))); err != nil {
+			return err
+		}
+	}
+	_, err := output(ctx, ".", "go", "build", "-o", filepath.Join(bin, shimName), "github.com/coffer-project/coffer/integration/clientsuite/shim")
+	return err
+}
+
+// settle tells the suite's shim what it has to know of the node.
+func settle(bin string, node *harness.Node, tools harness.Tools) error {
+	raw, err := os.ReadFile(filepath.Join(node.Dir, "cni", "10-coffer.conflist"))
+	if err != nil {
+		return err
+	}
+	var list struct {
+		Plugins []map[string]any `json:"plugins"`
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return err
+	}
+	plugin := list.Plugins[0]
+	plugin["cniVersion"], plugin["name"] = "1.0.0", "coffer"
+	network, err := json.Marshal(plugin)
+	if err != nil {
+		return err
+	}
+	settings, err := json.Marshal(map[string]string{
+		"Shim": tools.Shim, "ConfigPath": filepath.Join(node.Dir, "shim.toml"),
+		"Plugin": filepath.Join(tools.CNIPlugins, fmt.Sprint(plugin["type"])), "Network": string(network),
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(bin, "settings.json"), settings, 0o600)
+}
+
+// runTests runs the tests one after the other: emulated VMs on a few cores would time each other out.
+func runTests(ctx context.Context, o options, node *harness.Node, tests string) (map[string]outcome, error) {
+	temp := filepath.Join(node.Dir, "tmp")
+	if err := os.MkdirAll(temp, 0o755); err != nil {
+		return nil, err
+	}
+	command, environment := node.AsInternet(tests, "-test.v", "-test.root", "-test.parallel=1", "-test.run", o.run,
+		"-no-daemon", "-no-criu", "-no-shim-cgroup", "-address", node.Socket())
+	path := filepath.Join(o.out, "tests.log")
+	log, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := node.Command(command[0], command[1:]...)
+	cmd.Env = append(append(os.Environ(), environment...),
+		"TEST_RUNTIME=io.containerd.coffer.v2", "TEST_SNAPSHOTTER=coffer", "TMPDIR="+temp)
+	cmd.Dir = temp
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, os.Stdout), log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(os.Interrupt) })
+	defer stop()
+	exit := cmd.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	results := parseResults(string(raw))
+	if len(results) == 0 {
+		return nil, fmt.Errorf("the tests ended (%v) and ran nothing; see %s", exit, path) //nolint:errorlint // nil when it reported success
+	}
+	return results, nil
+}
+
+// buildImages makes the images that the tests name, except those named by a digest.
+func buildImages(tools harness.Tools) (*registrytest.Registry, error) {
+	base, err := harness.Busybox(tools.Busybox)
+	if err != nil {
+		return nil, err
+	}
+	more := []registrytest.Entry{
+		{Name: "etc/passwd", Body: "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nmail:x:8:8:mail:/var/spool/mail:/bin/false\n" +
+			"www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n"},
+		{Name: "etc/group", Body: "root:x:0:\ndaemon:x:1:\nmail:x:8:\nwww-data:x:33:\nnobody:x:65534:\n"},
+	}
+	for _, applet := range []string{"top", "nc", "grep", "tail", "mkfifo", "chmod", "chown", "ping", "cut", "tr", "su", "whoami", "ipcs", "httpd", "sync", "rm", "mkdir", "tee", "od"} {
+		more = append(more, registrytest.Entry{Name: "bin/" + applet, Type: tar.TypeSymlink, Link: "busybox"})
+	}
+	layers := []registrytest.Layer{base, registrytest.NewLayer(registrytest.Gzip, more...)}
+	config := func(c *ocispec.Image) {
+		c.Config = ocispec.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
+	}
+	registry := registrytest.New()
+	registry.Put("containerd/busybox", "1.36", registrytest.NewImage(layers, config, nil))
+	volume := registrytest.NewLayer(registrytest.Gzip,
+		registrytest.Entry{Name: "test_dir/"}, registrytest.Entry{Name: "test_dir/test_file", Body: "test_content\n"})
+	registry.Put("containerd/volume-copy-up", "2.2", registrytest.NewImage(append(layers, volume), config, nil))
+	return registry, nil
+}
+
+// keepLogs saves what the node's processes wrote before the node's folder goes.
+func keepLogs(node *harness.Node, out string) error {
+	var faults []error
+	for _, path := range node.Logs() {
+		content, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(out, filepath.Base(path)), content, 0o644)
+		}
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
+}
