@@ -98,6 +98,9 @@ func (b *Bundle) IsSandbox() bool {
 // SandboxID is the id of the pod that the container belongs to; empty outside Kubernetes.
 func (b *Bundle) SandboxID() string { return b.spec.Annotations[annotationSandbox] }
 
+// Hooks are the specification's; nil when it has none. The caller must not change them.
+func (b *Bundle) Hooks() *specs.Hooks { return b.spec.Hooks }
+
 // NamesImage tells whether an annotation says which image the container is of.
 func (b *Bundle) NamesImage() bool {
 	return b.spec.Annotations[annotationImage] != "" || b.spec.Annotations[annotationImageCRIO] != ""

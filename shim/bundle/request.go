@@ -34,6 +34,8 @@ type Options struct {
 	Rootfs []*types.Mount
 	// Image is what containerd calls the container's image; it counts when no annotation names one.
 	Image string
+	// HooksRun says that the hooks that have a place on the host are run there.
+	HooksRun bool
 	// Hostname is the pod's; empty takes the specification's.
 	Hostname string
 	// SharedPID puts the container into the sandbox's process namespace.
@@ -121,7 +123,12 @@ func (b *Bundle) guestSpec(
 		return nil, fmt.Errorf("version %.64q is not supported: %w", in.Version, errdefs.ErrInvalidArgument)
 	}
 	d.note("domainname", in.Domainname != "")
-	d.note("hooks", in.Hooks != nil)
+	if h := in.Hooks; h != nil {
+		d.note("hooks", !opts.HooksRun)
+		d.note("hooks.createContainer", len(h.CreateContainer) > 0)
+		d.note("hooks.startContainer", len(h.StartContainer) > 0)
+		d.note("hooks.poststart", len(h.Poststart) > 0)
+	}
 	d.note("solaris", in.Solaris != nil)
 	d.note("windows", in.Windows != nil)
 	d.note("vm", in.VM != nil)

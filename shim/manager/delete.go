@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/coffer-project/coffer/shim/hooks"
 )
 
 // reapBudget keeps below the 5 s after which containerd kills the delete process.
@@ -40,6 +44,9 @@ func (m *Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) 
 			faults = append(faults, fmt.Errorf("clean up pod %s: %w", id, err))
 		}
 	}
+	if record.Hooks {
+		faults = append(faults, runHooks(ctx, bundle, id, record))
+	}
 	// containerd is done with this shim, also when it still answers.
 	faults = append(faults, RemoveSocket(record.Address))
 	if err := errors.Join(faults...); err != nil {
@@ -47,6 +54,17 @@ func (m *Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) 
 		return status, err
 	}
 	return status, nil
+}
+
+// runHooks runs the hooks that a killed shim could not run any more, once.
+func runHooks(ctx context.Context, bundle, id string, record *Record) error {
+	var spec specs.Spec
+	if err := readJSON(filepath.Join(bundle, "config.json"), &spec); err != nil {
+		return err
+	}
+	record.Hooks = false
+	err := hooks.Poststop(ctx, spec.Hooks, specs.State{Version: specs.Version, ID: id, Status: specs.StateStopped, Bundle: bundle})
+	return errors.Join(err, record.Write(bundle))
 }
 
 // bundleOf is the -bundle flag that containerd gives to `delete`, or the current directory.

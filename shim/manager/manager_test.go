@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -150,6 +151,27 @@ func TestDelete(t *testing.T) {
 	must(t, err)
 	if !slices.Equal(reaped, []string{"/run/coffer/x", "/run/coffer/x"}) {
 		t.Errorf("reaped %q", reaped)
+	}
+}
+
+// TestDeleteRunsHooks runs, once, the hooks that a killed shim has left for the end of its container.
+func TestDeleteRunsHooks(t *testing.T) {
+	bundle := t.TempDir()
+	noted := filepath.Join(bundle, "noted")
+	raw, err := json.Marshal(specs.Spec{Hooks: &specs.Hooks{Poststop: []specs.Hook{
+		{Path: "/bin/sh", Args: []string{"sh", "-c", "/bin/cat >> " + noted}},
+	}}})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(bundle, "config.json"), raw, 0o600))
+	must(t, (&Record{Address: "unix:///none", Hooks: true}).Write(bundle))
+	m := New("io.containerd.coffer.v2", "test", func(context.Context, string) error { return nil })
+	for range 2 {
+		_, err := m.Stop(deleteContext(bundle), "c1")
+		must(t, err)
+	}
+	var state specs.State
+	if raw, err = os.ReadFile(noted); err != nil || json.Unmarshal(raw, &state) != nil || state.ID != "c1" || state.Status != specs.StateStopped {
+		t.Errorf("hooks were told %s, %v", raw, err)
 	}
 }
 

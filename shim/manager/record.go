@@ -26,6 +26,8 @@ type Record struct {
 	Address string `json:"address"`
 	// StateDir is the pod's state directory, empty until the pod is created.
 	StateDir string `json:"state_dir,omitempty"`
+	// Hooks says that the specification's hooks for the container's end are still to be run.
+	Hooks bool `json:"hooks,omitempty"`
 }
 
 // ReadRecord reads the record of a bundle. It fails with errdefs.ErrNotFound when the bundle has none.

@@ -49,6 +49,7 @@ type harness struct {
 	root      string
 	bundle    string // the pod's
 	netns     string // of containers, empty for one that they are to get
+	hooks     *specs.Hooks
 	host      *host
 	end       shutdown.Service
 	guest     *agenttest.Guest
@@ -225,7 +226,7 @@ func (h *harness) writeBundle(id string, annotations map[string]string) string {
 	dir := filepath.Join(h.root, "bundle-"+id)
 	must(h.t, os.Mkdir(dir, 0o700))
 	spec := specs.Spec{
-		Version: specs.Version, Annotations: annotations, Hostname: "spec-host",
+		Version: specs.Version, Annotations: annotations, Hostname: "spec-host", Hooks: h.hooks,
 		Process: &specs.Process{Args: []string{"/bin/app"}, Cwd: "/"},
 		Root:    &specs.Root{Path: "rootfs"},
 		Mounts:  h.mounts,

@@ -92,7 +92,7 @@ func assemble(
 	guard := newGuard(pod, record.removeSocket, end.Shutdown)
 	h := &host{guard: guard}
 	h.tasks = task.NewService(life, task.Options{
-		Pod: pod, Publisher: publisher, ImageNames: names, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,
+		Pod: pod, Publisher: publisher, ImageNames: names, ConfigPath: record.configPath(), Placed: record.placed, Hooked: record.hooked, Shutdown: guard.shutdown,
 	})
 	h.sandboxes = sandbox.NewService(sandbox.ServiceOptions{
 		Pod: pod, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,
@@ -129,6 +129,14 @@ func (b *bundleRecord) placed(stateDir string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.record.StateDir = stateDir
+	return b.record.Write(b.bundle)
+}
+
+// hooked remembers whether hooks are to be run for the end of the shim's own container.
+func (b *bundleRecord) hooked(pending bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.record.Hooks = pending
 	return b.record.Write(b.bundle)
 }
 

@@ -2,17 +2,21 @@ package plugin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/shim/manager"
 )
 
 // TestSingleContainer is what ctr and nerdctl do: a task that names no pod gets a VM of its own.
@@ -217,5 +221,79 @@ func TestHostNetworkIsRefused(t *testing.T) {
 	_, err = h.tasks.Create(context.Background(), &taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle, Rootfs: rootfs(t)})
 	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "host's network") {
 		t.Errorf("host network: %v", err)
+	}
+}
+
+// noting makes hooks that write what they are told to a file.
+func (h *harness) noting() string {
+	path := filepath.Join(h.root, "hooks")
+	hook := func(kind string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `{ echo ` + kind + `; /bin/cat; echo; } >> ` + path}}}
+	}
+	h.hooks = &specs.Hooks{CreateRuntime: hook("create"), Poststop: hook("stop"), StartContainer: hook("inside")}
+	return path
+}
+
+// TestHooks: nerdctl puts the network into the namespace by a hook, and takes it out by another.
+func TestHooks(t *testing.T) {
+	tests := map[string]struct {
+		run  func(h *harness)
+		want []string
+	}{
+		"whole life": {func(h *harness) {
+			must(h.t, h.create("c1", stdioPaths{}, nil))
+			must(h.t, h.start("c1", ""))
+			must(h.t, h.kill("c1", "", 9))
+			h.process("c1", "").Exit(137)
+			h.wait("c1", "")
+			must(h.t, h.delete("c1", ""))
+		}, []string{"create", "stop"}},
+		"never started": {func(h *harness) {
+			must(h.t, h.create("c1", stdioPaths{}, nil))
+			must(h.t, h.delete("c1", ""))
+		}, []string{"create", "stop"}},
+		"failing hook": {func(h *harness) {
+			h.hooks.CreateRuntime = append(h.hooks.CreateRuntime, specs.Hook{Path: "/bin/false"})
+			if err := h.create("c1", stdioPaths{}, nil); err == nil || !strings.Contains(err.Error(), "createRuntime hook") {
+				h.t.Errorf("creation: %v", err)
+			}
+		}, []string{"create", "stop"}},
+		"failing creation": {func(h *harness) {
+			h.imagesErr = errdefs.ErrUnavailable
+			if err := h.create("c1", stdioPaths{}, nil); !errdefs.IsUnavailable(err) {
+				h.t.Errorf("creation: %v", err)
+			}
+		}, []string{"create", "stop"}},
+		"container of a pod": {func(h *harness) {
+			h.runSandbox()
+			h.run("c1")
+		}, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t)
+			h.netns = ""
+			path := h.noting()
+			test.run(h)
+			raw, err := os.ReadFile(path)
+			if err != nil && test.want != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for line := range strings.Lines(string(raw)) {
+				var state specs.State
+				if json.Unmarshal([]byte(line), &state) != nil {
+					got = append(got, strings.TrimSpace(line))
+				} else if want := map[bool]int{true: fakeTID}[len(got) == 1]; state.ID != "c1" || state.Pid != want {
+					t.Errorf("after %q the state is %+v", got, state)
+				}
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("hooks ran: %q, want %q", got, test.want)
+			}
+			if record, err := manager.ReadRecord(h.bundle); err != nil || record.Hooks {
+				t.Errorf("the record says that hooks are left: %+v, %v", record, err)
+			}
+		})
 	}
 }

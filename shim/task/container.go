@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/bundle"
@@ -48,8 +49,10 @@ type container struct {
 	guest *agent.Client
 	// pending is what Start makes the container from whose VM boots only then; nil otherwise.
 	pending *pending
-	execs   map[string]*process
-	report  sandbox.ContainerReport
+	// hooks are still to be run when the container has ended; nil when there are none, or they were run.
+	hooks  *specs.Hooks
+	execs  map[string]*process
+	report sandbox.ContainerReport
 	// volumes are the block devices that the container uses.
 	volumes []*block.Claim
 }

@@ -74,6 +74,16 @@ func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b 
 		}
 	}()
 	c.init = newProcess(c, "", streams)
+	if c.kind == kindSingle {
+		if err := s.runCreateHooks(ctx, b, c); err != nil {
+			return err
+		}
+		defer func() {
+			if retErr != nil {
+				s.runPoststopHooks(ctx, c)
+			}
+		}()
+	}
 	switch {
 	case c.kind == kindPause:
 		return nil
@@ -161,7 +171,7 @@ func (s *Service) bundleOptions(ctx context.Context, r *taskapi.CreateTaskReques
 	}
 	options := bundle.Options{
 		ContainerID: r.GetID(), Rootfs: r.GetRootfs(), Hostname: s.pod.Hostname(), SharedPID: b.SharesPID(),
-		SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
+		HooksRun: s.single(b), SharedShm: true, Sysctls: s.pod.Sysctls(), SandboxFiles: s.pod.Files(),
 		EmptyDirs: s.emptyDirsOf(), Limits: s.copyLimits(), Users: users, StrictGroups: s.pod.StrictGroups(),
 	}
 	if b.NamesImage() {

@@ -67,6 +67,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 		if err := s.pod.Stop(ctx); err != nil {
 			return err
 		}
+		s.runPoststopHooks(ctx, c)
 	}
 	c.init.stdio.close()
 	for _, exec := range c.allExecs() {

@@ -17,5 +17,7 @@
 //
 // The pod itself is one of three kinds. Under the shim sandboxer it was made by the Sandbox API. In podsandbox mode the
 // task of the pause container makes it and stands for it: a virtual process that runs as long as the VM. A container that
-// names no pod at all (ctr, nerdctl) makes a pod of its own and ends it with its task.
+// names no pod at all (ctr, nerdctl) makes a pod of its own and ends it with its task. If its client names no network
+// namespace either, the pod makes one at Create, where OCI hooks or the client find it by the task's process id, and its VM
+// boots at Start, when the network is there.
 package task

@@ -44,6 +44,7 @@ type Service struct {
 	images     ImageNames
 	configPath string
 	placed     func(stateDir string) error
+	hooked     func(pending bool) error
 	shutdown   func()
 
 	oomOnce sync.Once
@@ -87,8 +88,9 @@ type Options struct {
 	ImageNames ImageNames
 	// ConfigPath names the runtime configuration that the shim was started with; empty means the default.
 	ConfigPath string
-	// Placed remembers where the pod's state is.
+	// Placed remembers where the pod's state is, Hooked whether hooks are to be run for its container's end.
 	Placed func(stateDir string) error
+	Hooked func(pending bool) error
 	// Shutdown ends the process after the answer to the request under way has left.
 	Shutdown func()
 }
@@ -97,7 +99,7 @@ type Options struct {
 func NewService(life context.Context, options Options) *Service {
 	s := &Service{
 		life: life, pod: options.Pod, outbox: newOutbox(life, options.Publisher),
-		images: options.ImageNames, configPath: options.ConfigPath, placed: options.Placed, shutdown: options.Shutdown,
+		images: options.ImageNames, configPath: options.ConfigPath, placed: options.Placed, hooked: options.Hooked, shutdown: options.Shutdown,
 		live: live.NewKeeper(life), containers: map[string]*container{}, creations: map[string]*creation{},
 	}
 	options.Pod.SetMembers(s)
