@@ -205,15 +205,34 @@ func buildImages(tools harness.Tools) (*registrytest.Registry, error) {
 		more = append(more, registrytest.Entry{Name: "bin/" + applet, Type: tar.TypeSymlink, Link: "busybox"})
 	}
 	layers := []registrytest.Layer{base, registrytest.NewLayer(registrytest.Gzip, more...)}
-	config := func(c *ocispec.Image) {
-		c.Config = ocispec.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
-	}
 	registry := registrytest.New()
-	registry.Put("containerd/busybox", "1.36", registrytest.NewImage(layers, config, nil))
+	registry.Put("containerd/busybox", "1.36", multiPlatform(layers...))
 	volume := registrytest.NewLayer(registrytest.Gzip,
 		registrytest.Entry{Name: "test_dir/"}, registrytest.Entry{Name: "test_dir/test_file", Body: "test_content\n"})
-	registry.Put("containerd/volume-copy-up", "2.2", registrytest.NewImage(append(layers, volume), config, nil))
+	registry.Put("containerd/volume-copy-up", "2.2", multiPlatform(append(layers, volume)...))
+	for name, tag := range map[string]string{"pause": "3.10.2", "pause-old": "3.6", "e2e-test-images/busybox": "1.29-2"} {
+		layer := registrytest.NewLayer(registrytest.Gzip, registrytest.Entry{Name: "name", Body: name})
+		registry.Put(strings.TrimSuffix(name, "-old"), tag, multiPlatform(layer))
+	}
 	return registry, nil
+}
+
+// multiPlatform makes one image of the same layers for each of some platforms.
+func multiPlatform(layers ...registrytest.Layer) *registrytest.Image {
+	images := map[string]*registrytest.Image{}
+	for _, platform := range []string{"linux/amd64", "linux/arm64", "linux/ppc64le", "linux/s390x"} {
+		_, architecture, _ := strings.Cut(platform, "/")
+		own := layers
+		if architecture != "amd64" {
+			// Different content: tests look for platforms that were not fetched.
+			own = append(own[:len(own):len(own)], registrytest.NewLayer(registrytest.Gzip, registrytest.Entry{Name: architecture}))
+		}
+		images[platform] = registrytest.NewImage(own, func(c *ocispec.Image) {
+			c.Architecture = architecture
+			c.Config = ocispec.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
+		}, nil)
+	}
+	return registrytest.NewIndex(images)
 }
 
 // keepLogs saves what the node's processes wrote before the node's folder goes.
