@@ -164,7 +164,7 @@ func TestDeleteRunsHooks(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(bundle, "config.json"), raw, 0o600))
 	must(t, (&Record{Address: "unix:///none", Hooks: true}).Write(bundle))
-	m := New("io.containerd.coffer.v2", "test", func(context.Context, string) error { return nil })
+	m := New("io.containerd.coffer.v2", "test", "", func(context.Context, string) error { return nil })
 	for range 2 {
 		_, err := m.Stop(deleteContext(bundle), "c1")
 		must(t, err)
