@@ -66,6 +66,8 @@ type host interface {
 	look(path string) (facts, error)
 	// within tells which part of the folder whole is mounted at part. errdefs.ErrFailedPrecondition: none is.
 	within(part, whole string) (string, error)
+	// writableBelow lists the file systems that are mounted writable below a folder, by their paths from there.
+	writableBelow(dir string) ([]string, error)
 }
 
 type realHost struct{}

@@ -118,6 +118,8 @@ func (h madeHost) look(path string) (facts, error) {
 	return f, nil
 }
 
+func (madeHost) writableBelow(string) ([]string, error) { return nil, nil }
+
 func (h madeHost) within(string, string) (string, error) { return h.sub, nil }
 
 // TestEmptyDirStorages shows what a guest is asked for.

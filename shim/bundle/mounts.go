@@ -146,6 +146,9 @@ func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
 	out.mounts = append(out.mounts, &ocipb.Mount{
 		Destination: m.Destination, Source: source, Type: "bind", Options: append([]string{"rbind"}, p.options(m)...),
 	})
+	if !isEmptyDir && slices.Contains(out.files.copied, source) {
+		return p.addWritableBelow(out, m, source)
+	}
 	return nil
 }
 

@@ -70,6 +70,8 @@ func (fakeHost) look(name string) (facts, error) {
 
 func (fakeHost) within(string, string) (string, error) { return "sub", nil }
 
+func (fakeHost) writableBelow(string) ([]string, error) { return nil, nil }
+
 func parseFile(ctx context.Context, tb testing.TB, name string) *Bundle {
 	tb.Helper()
 	raw, err := os.ReadFile(filepath.Join("testdata", name))
