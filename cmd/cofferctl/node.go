@@ -24,6 +24,7 @@ func nodeCommands() []*cli.Command {
 		{"console", "show what a pod's guest has written to its console"},
 		{"clean", "release what killed shims have left and containerd has forgotten"},
 		{"config", "print or check the configuration of the shim or the snapshotter"},
+		{"metrics", "serve this node's figures to Prometheus"},
 	} {
 		commands = append(commands, &cli.Command{
 			Name: c.name, Usage: c.usage, Category: "node", SkipFlagParsing: true,
