@@ -143,10 +143,7 @@ func (e *Events) subscribe(ctx context.Context, client eventsapi.EventsClient) e
 	if err != nil {
 		return err
 	}
-	// The server's answer to the request is not waited for by the client library; its header is what says that it is there.
-	if _, err := stream.Header(); err != nil {
-		return err
-	}
+	// containerd sends nothing, not even a header, before the first event; that the stream is open must do.
 	e.subscribed.Set(1)
 	for {
 		envelope, err := stream.Recv()

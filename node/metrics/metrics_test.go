@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -111,9 +110,6 @@ type fakeContainerd struct {
 }
 
 func (f *fakeContainerd) Subscribe(r *eventsapi.SubscribeRequest, stream eventsapi.Events_SubscribeServer) error {
-	if err := stream.SendHeader(metadata.MD{}); err != nil {
-		return err
-	}
 	f.calls++ // subscriptions come one after the other
 	if f.calls > 2 {
 		f.send = nil

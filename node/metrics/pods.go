@@ -59,7 +59,6 @@ func (Pods) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (p Pods) Collect(to chan<- prometheus.Metric) {
-	//nolint:usetesting // the library's interface has no context
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
 	defer cancel()
 	found, err := p.List(ctx)

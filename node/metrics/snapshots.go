@@ -51,7 +51,6 @@ func (*Snapshots) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (s *Snapshots) Collect(to chan<- prometheus.Metric) {
-	//nolint:usetesting // the library's interface has no context
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
 	defer cancel()
 	began := time.Now()

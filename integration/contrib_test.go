@@ -1,0 +1,114 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/require"
+	"github.com/coffer-project/coffer/node/doctor"
+)
+
+// TestContribContainerd: the real containerd reads each drop-in, and doctor finds the main one complete.
+func TestContribContainerd(t *testing.T) {
+	tools, err := harness.FindTools()
+	if err != nil {
+		require.Missing(t, err.Error())
+	}
+	dropIns, err := filepath.Glob("../contrib/containerd/*.toml")
+	if err != nil || len(dropIns) < 2 {
+		t.Fatalf("drop-ins: %q, %v", dropIns, err)
+	}
+	for _, dropIn := range dropIns {
+		t.Run(filepath.Base(dropIn), func(t *testing.T) {
+			config := mainConfig(t, dropIn)
+			if out, err := exec.CommandContext(t.Context(), tools.Containerd, "--config", config, "config", "dump").CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if filepath.Base(dropIn) == "coffer.toml" {
+				checkComplete(t, tools, config)
+			}
+		})
+	}
+}
+
+// mainConfig is a configuration of containerd's that imports a drop-in. The file that it names is put where tests may write.
+func mainConfig(t *testing.T, dropIn string) string {
+	t.Helper()
+	dir := t.TempDir()
+	text, err := os.ReadFile(dropIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shim := filepath.Join(dir, "shim.toml")
+	for path, content := range map[string]string{
+		shim: "", filepath.Join(dir, "drop-in.toml"): strings.ReplaceAll(string(text), "/etc/coffer/shim.toml", shim),
+		filepath.Join(dir, "config.toml"): "version = 3\nimports = [\"" + filepath.Join(dir, "drop-in.toml") + "\"]\n",
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "config.toml")
+}
+
+// checkComplete asks doctor, whose other checks do not matter here.
+func checkComplete(t *testing.T, tools harness.Tools, config string) {
+	t.Helper()
+	tool := filepath.Join(tools.BuildBin, "coffer-node")
+	if _, err := os.Stat(tool); err != nil {
+		require.Missing(t, err.Error()+": run make build")
+	}
+	cmd := exec.CommandContext(t.Context(), tool, "doctor", "--json", "--containerd-config", config)
+	cmd.Env = append(os.Environ(), "PATH="+tools.BuildBin+":"+tools.CacheBin+":"+os.Getenv("PATH"))
+	out, _ := cmd.Output() // it fails where the machine is no node
+	var findings []doctor.Finding
+	if err := json.Unmarshal(out, &findings); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	good := 0
+	for _, f := range findings {
+		switch f.Check {
+		case "containerd snapshotter", "containerd handlers", "containerd unpacking":
+			if f.Status != doctor.OK {
+				t.Errorf("%+v", f)
+			}
+			good++
+		}
+	}
+	if good < 3 {
+		t.Errorf("doctor did not look:\n%s", out)
+	}
+}
+
+// TestContribUnits: systemd reads the units without a complaint.
+func TestContribUnits(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed here, and nothing else reads units")
+	}
+	units, err := filepath.Glob("../contrib/systemd/*.service")
+	if err != nil || len(units) < 2 {
+		t.Fatalf("units: %q, %v", units, err)
+	}
+	for _, unit := range units {
+		t.Run(filepath.Base(unit), func(t *testing.T) {
+			text, err := os.ReadFile(unit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The programs are not installed here, and that they must be is all that may be wrong.
+			path := filepath.Join(t.TempDir(), filepath.Base(unit))
+			if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "/usr/local/bin/coffer-", "/bin/true coffer-")), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.CommandContext(t.Context(), analyze, "verify", path).CombinedOutput(); err != nil || len(out) > 0 {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
