@@ -75,7 +75,7 @@ func testDoctor(t *testing.T, node *harness.Node) {
 	}
 	for _, check := range []string{
 		"shim configuration", "snapshotter configuration", "qemu", "qemu devices", "guest image", "pod network", "overlayfs",
-		"containerd", "shim binary", "containerd snapshotter", "containerd handlers", "containerd unpacking", "snapshotter", "left-over pods",
+		"containerd", "shim binary", "containerd snapshotter", "containerd handlers", "containerd unpacking", "containerd socket", "snapshotter", "left-over pods",
 	} {
 		if statuses[check] != doctor.OK {
 			t.Errorf("%s is %q, want ok", check, statuses[check])

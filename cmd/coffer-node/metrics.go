@@ -24,7 +24,7 @@ func metricsCommand() *cli.Command {
 			shimFlag,
 			&cli.StringFlag{Name: "snapshotter-config", Usage: "the snapshotter's configuration `FILE`; without it " + snapshotter.DefaultPath + ", if there"},
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:9464", Usage: "`ADDRESS` as host:port, or unix:/path; whoever reaches it sees the names of pods"},
-			&cli.StringFlag{Name: "containerd", Value: "/run/containerd/containerd.sock", Usage: "containerd's `SOCKET`"},
+			&cli.StringFlag{Name: "containerd", Usage: "containerd's `SOCKET`; without it containerd_address of the snapshotter's configuration"},
 		},
 		Action: serveMetrics,
 	}
@@ -55,13 +55,17 @@ func serveMetrics(c *cli.Context) (retErr error) {
 		}},
 	)
 	events := metrics.NewEvents(registry)
+	address := c.String("containerd")
+	if address == "" {
+		address = snapshotterConfig.ContainerdAddress
+	}
 	listener, err := metrics.Listen(c.Context, c.String("listen"))
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(c.Context)
 	followed := make(chan error, 1)
-	go func() { followed <- events.Follow(ctx, c.String("containerd")) }()
+	go func() { followed <- events.Follow(ctx, address) }()
 	defer func() {
 		cancel()
 		retErr = errors.Join(retErr, <-followed)

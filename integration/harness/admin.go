@@ -35,7 +35,7 @@ func (n *Node) Admin(ctx context.Context, args ...string) (string, error) {
 // StartMetrics starts the exporter of the node's figures. The caller stops it.
 func (n *Node) StartMetrics(ctx context.Context) (*Process, error) {
 	return startProcess(ctx, n.Dir, "metrics", exec.Command(n.AdminTool(), "metrics", "--config", n.ConfigPath("shim"),
-		"--snapshotter-config", n.ConfigPath("snapshotter"), "--containerd", n.path("containerd.sock"), "--listen", "unix:"+n.path("metrics.sock")))
+		"--snapshotter-config", n.ConfigPath("snapshotter"), "--listen", "unix:"+n.path("metrics.sock")))
 }
 
 // Metrics scrapes the exporter that StartMetrics started.

@@ -36,7 +36,8 @@ type containerdConfig struct {
 			} `toml:"containerd"`
 		} `toml:"io.containerd.cri.v1.runtime"`
 		Images struct {
-			LocalPull bool `toml:"use_local_image_pull"`
+			Snapshotter string `toml:"snapshotter"`
+			LocalPull   bool   `toml:"use_local_image_pull"`
 		} `toml:"io.containerd.cri.v1.images"`
 		Transfer struct {
 			Unpack []struct {

@@ -121,6 +121,8 @@ var checks = []check{
 	{name: "containerd snapshotter", run: checkProxyPlugin},
 	{name: "containerd handlers", run: checkHandlers},
 	{name: "containerd unpacking", run: checkUnpacking},
+	{name: "containerd default", run: checkDefault},
+	{name: "containerd socket", run: checkContainerdSocket},
 	{name: "snapshotter", run: checkSnapshotter},
 	{name: "snapshotter service", run: checkService},
 	{name: "key broker", run: checkBroker},

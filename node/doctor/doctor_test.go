@@ -103,12 +103,28 @@ func TestBrokenNodes(t *testing.T) {
 		"no such ConfigPath": {replace("/etc/coffer/shim.toml", "/etc/none.toml"), "containerd handlers", Fail, "none.toml"},
 		"no unpack entry":    {replace("snapshotter = 'coffer'\n[proxy_plugins", "snapshotter = 'x'\n[proxy_plugins"), "containerd unpacking", Fail, "no unpack platforms defined"},
 		"others not listed":  {replace("platform = 'linux/amd64'\n  snapshotter = 'overlayfs'", "platform = 'linux/s390x'\n  snapshotter = 'overlayfs'"), "containerd unpacking", Warn, "no other"},
-		"snapshotter down":   {func(n *node) { n.Probes.Snapshotter = func(context.Context, string) error { return fault } }, "snapshotter", Fail, "it is broken"},
-		"no unit":            {program("systemctl cat coffer-snapshotter.service", "!"), "snapshotter service", Warn, "no unit"},
-		"unit failed":        {program("systemctl is-active coffer-snapshotter.service", "!failed\n"), "snapshotter service", Fail, "is failed"},
-		"unit not enabled":   {program("systemctl is-enabled coffer-snapshotter.service", "!disabled\n"), "snapshotter service", Warn, "disabled"},
-		"clock":              {func(n *node) { n.Probes.Synchronised = func() (bool, error) { return false, nil } }, "clock", Warn, "nothing keeps"},
-		"orphans":            {func(n *node) { n.Probes.Orphans = func(context.Context, string) (int, error) { return 2, nil } }, "left-over pods", Warn, "2 pods"},
+		"default not known":  {func(n *node) { n.snapshotterText = "[node_default]\naddress = \"/run/second.sock\"\n" }, "containerd default", Fail, "/run/second.sock"},
+		"default not used": {func(n *node) {
+			n.snapshotterText = "[node_default]\naddress = \"/run/second.sock\"\n"
+			replace("[proxy_plugins.coffer]", "[proxy_plugins.second]\n  address = '/run/second.sock'\n[proxy_plugins.coffer]")(n)
+		}, "containerd default", Warn, "overlayfs"},
+		"default is down": {func(n *node) {
+			replace("snapshotter = 'overlayfs'", "snapshotter = 'stargz'")(n)
+			replace("[proxy_plugins.coffer]", "[proxy_plugins.stargz]\n  address = '/run/stargz.sock'\n[proxy_plugins.coffer]")(n)
+			n.Probes.Snapshotter = func(_ context.Context, address string) error {
+				if address == "/run/stargz.sock" {
+					return fault
+				}
+				return nil
+			}
+		}, "containerd default", Fail, "stargz"},
+		"containerd elsewhere": {without("/run/containerd/containerd.sock"), "containerd socket", Warn, "containerd.sock"},
+		"snapshotter down":     {func(n *node) { n.Probes.Snapshotter = func(context.Context, string) error { return fault } }, "snapshotter", Fail, "it is broken"},
+		"no unit":              {program("systemctl cat coffer-snapshotter.service", "!"), "snapshotter service", Warn, "no unit"},
+		"unit failed":          {program("systemctl is-active coffer-snapshotter.service", "!failed\n"), "snapshotter service", Fail, "is failed"},
+		"unit not enabled":     {program("systemctl is-enabled coffer-snapshotter.service", "!disabled\n"), "snapshotter service", Warn, "disabled"},
+		"clock":                {func(n *node) { n.Probes.Synchronised = func() (bool, error) { return false, nil } }, "clock", Warn, "nothing keeps"},
+		"orphans":              {func(n *node) { n.Probes.Orphans = func(context.Context, string) (int, error) { return 2, nil } }, "left-over pods", Warn, "2 pods"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := healthy()
@@ -123,6 +139,27 @@ func TestBrokenNodes(t *testing.T) {
 				}
 			}
 			t.Errorf("no %s of %q with %q:\n%s", test.status, test.check, test.fact, asJSON(t, findings))
+		})
+	}
+}
+
+// TestNodeDefault: a node whose second snapshotter is containerd's default, and one that leaves everything to guests.
+func TestNodeDefault(t *testing.T) {
+	for name, test := range map[string]struct{ snapshotter, proxies, used, want string }{
+		"node-default mode": {
+			"[node_default]\naddress = \"/run/second.sock\"\n",
+			"[proxy_plugins.second]\n  address = '/run/second.sock'\n[proxy_plugins.coffer]", "second", "second decides image by image",
+		},
+		"all for guests": {"", "[proxy_plugins.coffer]", "coffer", "every image is left to guests"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := healthy()
+			n.snapshotterText = test.snapshotter
+			replace("[proxy_plugins.coffer]", test.proxies)(n)
+			replace("snapshotter = 'overlayfs'", "snapshotter = '"+test.used+"'")(n)
+			if text := asJSON(t, n.examine(t)); !strings.Contains(text, test.want) {
+				t.Errorf("no %q in\n%s", test.want, text)
+			}
 		})
 	}
 }

@@ -61,6 +61,7 @@ func (f *fakeHost) Run(_ context.Context, name string, args ...string) (string, 
 const containerd = `version = 4
 [plugins.'io.containerd.cri.v1.images']
   use_local_image_pull = false
+  snapshotter = 'overlayfs'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer]
@@ -114,7 +115,7 @@ func healthy() *node {
 	host.put("/usr/share/coffer/guest/manifest.json", fmt.Sprintf(`{"files":[%s,%s]}`, part("vmlinux", "kernel"), part("initrd.cpio", "initrd")))
 	host.put("/proc/meminfo", "MemTotal: 33554432 kB\nMemAvailable:   16777216 kB\nHugePages_Total:       0\n")
 	host.put("/proc/filesystems", "nodev\toverlay\n\text4\n")
-	for _, path := range []string{"/dev/vhost-vsock", "/dev/net/tun", "/sys/fs/cgroup/cgroup.controllers", "/etc/coffer/shim.toml", "/run/systemd/system/x"} {
+	for _, path := range []string{"/dev/vhost-vsock", "/dev/net/tun", "/sys/fs/cgroup/cgroup.controllers", "/etc/coffer/shim.toml", "/run/systemd/system/x", "/run/containerd/containerd.sock"} {
 		host.put(path, "")
 	}
 	return &node{host: host, Examination: &Examination{Host: host, Probes: Probes{

@@ -126,3 +126,26 @@ func TestAutoForReal(t *testing.T) {
 		t.Errorf("answer %q", got)
 	}
 }
+
+// TestProbe: what people are told is what New would decide.
+func TestProbe(t *testing.T) {
+	kernel := filepath.Join(t.TempDir(), "vmlinux")
+	driver := newDriver(t, func(o *Options) { o.Accelerator, o.Binary = TCG, script(t, "exit 1") })
+	if got, reason, err := driver.Probe(t.Context(), kernel); got != TCG || reason != "" || err != nil {
+		t.Errorf("tcg asked for: %s, %q, %v", got, reason, err)
+	}
+	driver.options.Binary = filepath.Join(t.TempDir(), "none")
+	if _, _, err := driver.Probe(t.Context(), kernel); err == nil {
+		t.Error("no QEMU is no fault")
+	}
+	needKVMDevice(t)
+	spins, kernel, runs := probeDriver(t, "SeaBIOS", "exec sleep 60")
+	for range 2 {
+		if got, reason, err := spins.Probe(t.Context(), kernel); got != TCG || !strings.Contains(reason, "within 500ms") || err != nil {
+			t.Errorf("kvm spins: %s, %q, %v", got, reason, err)
+		}
+	}
+	if runs() != 1 {
+		t.Errorf("%d trial boots, want 1", runs())
+	}
+}
