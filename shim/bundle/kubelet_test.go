@@ -208,7 +208,7 @@ func TestLiveFolders(t *testing.T) {
 	volumes := "/k/pods/u/volumes/"
 	h := madeHost{facts: map[string]facts{
 		volumes + "kubernetes.io~configmap/s": {dir: true}, volumes + "kubernetes.io~csi/secrets/mount": {dir: true, live: true},
-		volumes + "kubernetes.io~csi/data/mount": {dir: true}, "/srv": {dir: true}, "/k/pods/u/volume-subpaths/s/main/0": {},
+		volumes + "kubernetes.io~csi/data/mount": {dir: true}, "/srv": {dir: true, live: true}, "/k/pods/u/volume-subpaths/s/main/0": {},
 	}}
 	for source, live := range map[string]bool{
 		volumes + "kubernetes.io~configmap/s": true, volumes + "kubernetes.io~csi/secrets/mount": true,

@@ -168,7 +168,7 @@ func (p *planner) addCopy(out *mountPlan, m specs.Mount) (string, error) {
 		return shared, nil
 	case err != nil:
 		return "", err
-	case known.dir && (known.live || livePath.MatchString(m.Source)):
+	case known.dir && (livePath.MatchString(m.Source) || known.live && volumePath.MatchString(m.Source)):
 		out.files.Live = append(out.files.Live, hostfiles.Volume{HostPath: m.Source, GuestPath: guest})
 		return guest, nil
 	}

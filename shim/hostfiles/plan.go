@@ -35,7 +35,12 @@ func (l Limits) Plan(source, guest string) ([]Job, error) {
 		return nil, fmt.Errorf("look at mount source: %w", err)
 	}
 	if info.IsDir() {
-		return l.planTree(resolved, guest)
+		root, err := os.OpenRoot(resolved)
+		if err != nil {
+			return nil, fmt.Errorf("open volume: %w", err)
+		}
+		defer root.Close()
+		return l.planTree(root, resolved, guest)
 	}
 	job, err := l.planEntry(resolved, guest, info)
 	if err != nil {
@@ -45,16 +50,34 @@ func (l Limits) Plan(source, guest string) ([]Job, error) {
 	return []Job{job}, nil
 }
 
-// planTree walks a folder.
-func (l Limits) planTree(volume, guest string) ([]Job, error) {
-	root, err := os.OpenRoot(volume)
+// PlanFolder is Plan for a folder in an open one. A link in its place fails with errdefs.ErrFailedPrecondition.
+func (l Limits) PlanFolder(parent *os.Root, name, guest string) ([]Job, error) {
+	info, err := parent.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("folder %s of volume %s: %w", name, parent.Name(), errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at volume: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s of volume %s is no folder: %w", name, parent.Name(), errdefs.ErrFailedPrecondition)
+	}
+	root, err := parent.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("folder %s of volume %s: %w", name, parent.Name(), errdefs.ErrNotFound)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
 	defer root.Close()
+	return l.withDefaults().planTree(root, filepath.Join(parent.Name(), name), guest)
+}
+
+// planTree walks a folder; volume is its path.
+func (l Limits) planTree(root *os.Root, volume, guest string) ([]Job, error) {
 	var jobs []Job
 	var total int64
-	err = fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+	err := fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -248,9 +248,11 @@ func TestHostile(t *testing.T) {
 		"elsewhere": {secret, errdefs.ErrFailedPrecondition}, "up": {"../..", errdefs.ErrFailedPrecondition},
 		"the parent": {"..", errdefs.ErrFailedPrecondition}, "itself": {"..data", errdefs.ErrFailedPrecondition},
 		"a key": {"key", errdefs.ErrFailedPrecondition}, "nothing": {"..missing", errdefs.ErrNotFound},
+		"a link out": {"..out", errdefs.ErrFailedPrecondition},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newVolume(t)
+			must(t, os.Symlink(secret, filepath.Join(v.dir, "..out")))
 			must(t, os.Symlink(test.data, filepath.Join(v.dir, dataLink)))
 			guest, client := connect(t)
 			if _, err := Copy(t.Context(), client, v.copied(), hostfiles.Limits{}); !errors.Is(err, test.want) {

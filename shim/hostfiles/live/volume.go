@@ -107,7 +107,7 @@ func (v *Volume) syncOnce(ctx context.Context) error {
 	}
 	old := v.version
 	if version != old {
-		if err := v.copyVersion(ctx, root, folder, version); err != nil {
+		if err := v.copyVersion(ctx, root, version); err != nil {
 			return err
 		}
 	}
@@ -199,9 +199,9 @@ func (v *Volume) makeFolder(ctx context.Context, root *os.Root) error {
 }
 
 // copyVersion copies the folder of a version and then switches to it.
-func (v *Volume) copyVersion(ctx context.Context, root *os.Root, folder, version string) error {
+func (v *Volume) copyVersion(ctx context.Context, root *os.Root, version string) error {
 	target := path.Join(v.GuestPath, version)
-	jobs, err := v.limits.Plan(filepath.Join(folder, version), target)
+	jobs, err := v.limits.PlanFolder(root, version, target)
 	if err == nil {
 		err = hostfiles.Copy(ctx, v.guest, jobs)
 	}
