@@ -106,6 +106,9 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) err
 	if err := m.makeRootfs(ctx, c, p); err != nil {
 		return err
 	}
+	if err := m.mountVolumes(ctx, c, p); err != nil {
+		return err
+	}
 	if err := m.mountStorages(ctx, c.id, p.storages); err != nil {
 		return err
 	}
@@ -158,7 +161,7 @@ func (m *Manager) makeRootfs(ctx context.Context, c *Container, p *plan) error {
 	c.mu.Unlock()
 	target := m.rootfs(c.id)
 	c.undo.push(func(context.Context) error { return mount.Unmount(target) })
-	if err := rootfs.Overlay(img.Layers, c.dir, target, rootfs.Owner{Namespace: p.userNS, UID: p.users.UID.HostID, GID: p.users.GID.HostID}); err != nil {
+	if err := rootfs.Overlay(img.Layers, c.dir, target, p.owner()); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
 	return nil
@@ -185,12 +188,8 @@ func (m *Manager) pinMounts(c *Container, p *plan) error {
 		if mnt.Type != spec.Bind {
 			continue
 		}
-		root := m.sharedDir()
-		if mount.Below(m.sandboxDir(), mnt.Source) {
-			root = m.sandboxDir()
-		}
 		target := filepath.Join(pins, strconv.Itoa(i))
-		if err := mount.Pin(root, mnt.Source, target); err != nil {
+		if err := m.pin(p, mnt, target); err != nil {
 			return fmt.Errorf("container %s: mount at %s: %w", c.id, mnt.Destination, err)
 		}
 		c.undo.push(func(context.Context) error { return mount.Unmount(target) })

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/coffer-project/coffer/guestpull/container/spec"
@@ -52,7 +51,8 @@ type plan struct {
 	execID   string
 	sandbox  bool
 	image    image.Request
-	storages []*agentpb.Storage // all but the image
+	volumes  []imageVolume
+	storages []*agentpb.Storage // all but the images
 	devices  []plannedDevice
 	spec     *specs.Spec
 	users    spec.Users
@@ -109,10 +109,16 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 		PID:         ns.PID,
 		User:        ns.User,
 		Users:       p.users,
-		AllowSource: m.allowSource,
 		Disks:       p.devicePaths(),
+		AllowSource: func(path string) bool {
+			_, _, own := m.ownImage(p, path)
+			return own || m.allowSource(path)
+		},
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := m.checkOwnImages(p); err != nil {
 		return nil, err
 	}
 	p.sysctls = spec.TakeNetSysctls(p.spec)
@@ -169,8 +175,7 @@ func userName(req *agentpb.CreateContainerRequest) (string, error) {
 	return name, nil
 }
 
-// planStorages sorts the storages. Exactly one must be an image to pull: without one the root would be the host's choice, and with
-// two it would be unclear which one was checked.
+// planStorages sorts the storages and returns what is said about the image of the root.
 func (m *Manager) planStorages(p *plan, storages []*agentpb.Storage) (map[string]string, error) {
 	if len(storages) > maxStorages {
 		return nil, fmt.Errorf("container %s: %d storages: %w", p.id, len(storages), errdefs.ErrInvalidArgument)
@@ -189,32 +194,7 @@ func (m *Manager) planStorages(p *plan, storages []*agentpb.Storage) (map[string
 			return nil, fmt.Errorf("container %s: storage driver %.32q is not offered by this guest: %w", p.id, s.GetDriver(), errdefs.ErrInvalidArgument)
 		}
 	}
-	if len(pulls) != 1 {
-		return nil, fmt.Errorf("container %s: %d images to pull, exactly one is needed as its root: %w", p.id, len(pulls), errdefs.ErrInvalidArgument)
-	}
-	s := pulls[0]
-	if s.GetMountPoint() != m.rootfs(p.id) || len(s.GetOptions()) > 0 || s.GetFsGroup() != nil || s.GetShared() {
-		return nil, fmt.Errorf("container %s: image storage must be mounted plainly at %s: %w", p.id, m.rootfs(p.id), errdefs.ErrInvalidArgument)
-	}
-	if len(s.GetSource()) > maxReference {
-		return nil, fmt.Errorf("container %s: image reference of %d bytes: %w", p.id, len(s.GetSource()), errdefs.ErrInvalidArgument)
-	}
-	metadata, err := pullMetadata(s.GetDriverOptions())
-	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", p.id, err)
-	}
-	p.image = image.Request{
-		ContainerID: p.id,
-		Reference:   s.GetSource(),
-		Digest:      metadata[keyManifestDigest],
-		Platform:    metadata[keyPlatform],
-	}
-	if p.image.Digest != "" {
-		if err := digest.Digest(p.image.Digest).Validate(); err != nil {
-			return nil, fmt.Errorf("container %s: manifest digest %.80q: %w", p.id, p.image.Digest, errdefs.ErrInvalidArgument)
-		}
-	}
-	return metadata, nil
+	return m.planPulls(p, pulls)
 }
 
 // pullMetadata decodes image_guest_pull={"metadata":{…}}.
@@ -249,7 +229,7 @@ func (p *plan) planKind(req *agentpb.CreateContainerRequest, metadata map[string
 	}
 	p.sandbox = inSpec && inImage
 	switch {
-	case p.sandbox && len(p.storages)+len(p.devices) > 0:
+	case p.sandbox && len(p.storages)+len(p.devices)+len(p.volumes) > 0:
 		return refuse(req, "a sandbox container has no storages and no devices")
 	case !p.sandbox && p.image.Reference == "":
 		return refuse(req, "no image reference")

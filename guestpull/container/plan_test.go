@@ -2,6 +2,7 @@ package container
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/oci"
 )
 
 const someDigest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -41,6 +43,14 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// volume is a storage for an image that is mounted beside the root.
+func volume(mountPoint string) *agentpb.Storage {
+	return &agentpb.Storage{
+		Driver: "image_guest_pull", Source: "registry.test/data:1", Fstype: "overlay", Options: []string{"ro"}, MountPoint: mountPoint,
+		DriverOptions: metadata(`"io.coffer/platform":"linux/amd64"`),
+	}
+}
+
 // TestPlanRefuses is the list of what a host may try around the image, see contracts.md 6.3 and the issues it names.
 func TestPlanRefuses(t *testing.T) {
 	for name, change := range map[string]func(f *fakes, r *agentpb.CreateContainerRequest){
@@ -58,6 +68,47 @@ func TestPlanRefuses(t *testing.T) {
 		// Which of the two was checked?
 		"two images": func(_ *fakes, r *agentpb.CreateContainerRequest) {
 			r.Storages = append(r.Storages, proto.CloneOf(r.Storages[0]))
+		},
+		"volume where the host copies to": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.Storages = append(r.Storages, volume(f.sharedDir()+"/x"))
+		},
+		"volume of another container": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.Storages = append(r.Storages, volume(f.imagesDir("c2")+"/0"))
+		},
+		"volume beside the images": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.Storages = append(r.Storages, volume(f.imagesDir("c1")+"/../mounts"))
+		},
+		"volume of another number": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.Storages = append(r.Storages, volume(f.imagesDir("c1")+"/00"))
+		},
+		"too many volumes": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			for i := range maxVolumes + 1 {
+				r.Storages = append(r.Storages, volume(fmt.Sprint(f.imagesDir("c1"), "/", i)))
+			}
+		},
+		"two volumes in one place": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.Storages = append(r.Storages, volume(f.imagesDir("c1")+"/0"), volume(f.imagesDir("c1")+"/0"))
+		},
+		"volume to write to": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.Storages = append(r.Storages, volume(f.imagesDir("c1")+"/0"))
+			r.OCI.Mounts = []*oci.Mount{{Destination: "/v", Source: f.imagesDir("c1") + "/0", Type: "bind", Options: []string{"rbind", "rw"}}}
+		},
+		"volume that was not asked for": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.OCI.Mounts = []*oci.Mount{{Destination: "/v", Source: f.imagesDir("c1") + "/0", Type: "bind", Options: []string{"ro"}}}
+		},
+		"volume outside its image": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.Storages = append(r.Storages, volume(f.imagesDir("c1")+"/0"))
+			r.OCI.Mounts = []*oci.Mount{{Destination: "/v", Source: f.imagesDir("c1") + "/0/../../rootfs", Type: "bind", Options: []string{"ro"}}}
+		},
+		// A program would find other files than the image has there.
+		"the image's folder elsewhere": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.OCI.Mounts = []*oci.Mount{{Destination: "/etc", Source: f.rootfs("c1") + "/tmp", Type: "bind"}}
+		},
+		"another container's folder": func(f *fakes, r *agentpb.CreateContainerRequest) {
+			r.OCI.Mounts = []*oci.Mount{{Destination: "/etc", Source: f.rootfs("c2") + "/etc", Type: "bind"}}
+		},
+		"unknown policy for groups": func(_ *fakes, r *agentpb.CreateContainerRequest) {
+			r.OCI.Annotations = map[string]string{keyGroups: "none"}
 		},
 		// Verity layers beside the pull.
 		"layers as blocks": func(_ *fakes, r *agentpb.CreateContainerRequest) {

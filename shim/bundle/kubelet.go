@@ -68,6 +68,8 @@ type host interface {
 	within(part, whole string) (string, error)
 	// writableBelow lists the file systems that are mounted writable below a folder, by their paths from there.
 	writableBelow(dir string) ([]string, error)
+	// hostRoot reads a file of a folder that stands for an image's root. fs.ErrNotExist: it is none, or has no such file.
+	hostRoot(dir, file string) ([]byte, error)
 }
 
 type realHost struct{}

@@ -137,11 +137,16 @@ func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
 	if err != nil {
 		return err
 	}
-	source := ""
+	source, fromImage, err := p.addFromImage(out, m)
+	if err != nil {
+		return err
+	}
 	if isEmptyDir {
 		source = p.addEmptyDir(out, volume)
-	} else if source, err = p.addCopy(out, m); err != nil {
-		return err
+	} else if !fromImage {
+		if source, err = p.addCopy(out, m); err != nil {
+			return err
+		}
 	}
 	out.mounts = append(out.mounts, &ocipb.Mount{
 		Destination: m.Destination, Source: source, Type: "bind", Options: append([]string{"rbind"}, p.options(m)...),

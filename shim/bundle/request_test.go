@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,6 +72,8 @@ func (fakeHost) look(name string) (facts, error) {
 func (fakeHost) within(string, string) (string, error) { return "sub", nil }
 
 func (fakeHost) writableBelow(string) ([]string, error) { return nil, nil }
+
+func (fakeHost) hostRoot(string, string) ([]byte, error) { return nil, fs.ErrNotExist }
 
 func parseFile(ctx context.Context, tb testing.TB, name string) *Bundle {
 	tb.Helper()

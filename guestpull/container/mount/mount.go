@@ -63,15 +63,20 @@ func Below(root, path string) bool {
 
 // Pin clones the mount of source, a path below root, onto target, which it creates to fit (file or folder). From then on target is
 // that very object, whatever happens to the path. Sub-mounts come along. Undo it with [Unmount].
-func Pin(root, source, target string) (retErr error) {
+func Pin(root, source, target string) error {
 	src, err := openBelow(root, source, unix.O_PATH)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	return pin(src, target)
+}
+
+// pin clones the mount of an opened object onto target.
+func pin(src *os.File, target string) (retErr error) {
 	info, err := src.Stat()
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", source, err)
+		return fmt.Errorf("look at %s: %w", src.Name(), err)
 	}
 	switch {
 	case info.IsDir():
@@ -79,7 +84,7 @@ func Pin(root, source, target string) (retErr error) {
 	case info.Mode().IsRegular():
 		err = touch(target)
 	default:
-		err = fmt.Errorf("%s is neither a file nor a folder: %w", source, errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("%s is neither a file nor a folder: %w", src.Name(), errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
 		return err
@@ -92,11 +97,11 @@ func Pin(root, source, target string) (retErr error) {
 	tree, err := unix.OpenTree(int(src.Fd()), "",
 		unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
-		return fmt.Errorf("clone mount of %s: %w", source, err)
+		return fmt.Errorf("clone mount of %s: %w", src.Name(), err)
 	}
 	defer unix.Close(tree)
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attach mount of %s: %w", source, err)
+		return fmt.Errorf("attach mount of %s: %w", src.Name(), err)
 	}
 	return nil
 }

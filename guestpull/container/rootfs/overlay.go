@@ -5,6 +5,7 @@ package rootfs
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -18,7 +19,7 @@ const maxLayers = 500
 
 // Overlay mounts layers, lowest first, under a fresh writable folder at target. Below scratch, which must be on a file system that
 // supports extended attributes, it makes the folders that it needs. The layers are not changed. Undo it by unmounting target.
-func Overlay(layers []string, scratch, target string, owner Owner) (retErr error) {
+func Overlay(layers []string, scratch, target string, owner Owner) error {
 	if len(layers) > maxLayers {
 		return fmt.Errorf("image of %d layers: the kernel can stack %d: %w", len(layers), maxLayers, errdefs.ErrInvalidArgument)
 	}
@@ -42,6 +43,28 @@ func Overlay(layers []string, scratch, target string, owner Owner) (retErr error
 				return fmt.Errorf("give the root file system to its owner: %w", err)
 			}
 		}
+	}
+	return stack(layers, dirs, scratch, target, owner, 0)
+}
+
+// ReadOnly mounts layers, lowest first, at target with nothing writable over them. It makes target and scratch, and in that two
+// empty folders, which it stacks below them: the kernel wants more than one. The layers are not changed. Undo it by unmounting target.
+func ReadOnly(layers []string, scratch, target string, owner Owner) error {
+	if len(layers) >= maxLayers-1 {
+		return fmt.Errorf("image of %d layers: the kernel can stack %d: %w", len(layers), maxLayers, errdefs.ErrInvalidArgument)
+	}
+	under := []string{scratch + "/lower", scratch + "/lowest"}
+	for _, dir := range append([]string{target, scratch}, under...) {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("make folder for an image: %w", err)
+		}
+	}
+	return stack(append(under, layers...), nil, scratch, target, owner, unix.MOUNT_ATTR_RDONLY)
+}
+
+// stack mounts an overlay of layers, lowest first, with the writable folders of dirs, if any.
+func stack(layers []string, dirs map[string]string, scratch, target string, owner Owner, attributes int) (retErr error) {
+	if owner.Namespace != "" {
 		mapped, release, err := idmap(layers, scratch, owner.Namespace)
 		if err != nil {
 			return err
@@ -57,7 +80,7 @@ func Overlay(layers []string, scratch, target string, owner Owner) (retErr error
 	if err := configure(fs, layers, dirs); err != nil {
 		return err
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
 		return fmt.Errorf("mount overlay of %d layers: %w", len(layers), withLog(fs, err))
 	}
@@ -75,7 +98,7 @@ func configure(fs int, layers []string, dirs map[string]string) error {
 			return fmt.Errorf("add layer %d of %d to overlay: %w", i+1, len(layers), withLog(fs, err))
 		}
 	}
-	for _, key := range []string{"upperdir", "workdir"} {
+	for _, key := range slices.Sorted(maps.Keys(dirs)) {
 		if err := unix.FsconfigSetString(fs, key, dirs[key]); err != nil {
 			return fmt.Errorf("set %s of overlay: %w", key, withLog(fs, err))
 		}
