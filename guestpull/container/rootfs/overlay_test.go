@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -113,6 +114,18 @@ func TestOverlayOfAnotherOwner(t *testing.T) {
 			t.Errorf("owner of %s/ is %s, want %s", path, got, want)
 		}
 	}
+	volume := t.TempDir() + "/volume"
+	if err := ReadOnly(lower, scratch+"/more", volume, Owner{Namespace: fmt.Sprintf("/proc/%d/ns/user", holder.Process.Pid), UID: 1000, GID: 2000}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(volume, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	if info, err := os.Stat(volume + "/1"); err != nil || info.Sys().(*syscall.Stat_t).Uid != 1007 {
+		t.Errorf("owner in a read-only image: %v, %v", info, err)
+	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
@@ -122,5 +135,34 @@ func TestOverlayOfAnotherOwner(t *testing.T) {
 	}
 	if err := Overlay(lower, t.TempDir(), t.TempDir()+"/x", Owner{Namespace: "/proc/self/ns/uts", UID: 1000}); err == nil {
 		t.Error("an overlay for no user namespace")
+	}
+}
+
+func TestReadOnly(t *testing.T) {
+	require.Root(t)
+	for _, n := range []int{0, 1, 3} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			lower, scratch := layers(t, n), t.TempDir()
+			target := scratch + "/image"
+			if err := ReadOnly(lower, scratch+"/scratch", target, Owner{}); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := unix.Unmount(target, 0); err != nil {
+					t.Error(err)
+				}
+			}()
+			if got, err := os.ReadFile(target + "/top"); n > 0 && (err != nil || string(got) != fmt.Sprint(n-1)) {
+				t.Errorf("topmost layer: %s, %v", got, err)
+			}
+			if err := os.WriteFile(target+"/x", nil, 0o600); !errors.Is(err, unix.EROFS) {
+				t.Errorf("writing gave %v", err)
+			}
+			if err := unix.Mount("", target, "", unix.MS_REMOUNT, ""); err == nil {
+				if err := os.WriteFile(target+"/x", nil, 0o600); !errors.Is(err, unix.EROFS) {
+					t.Errorf("writing after a remount gave %v", err)
+				}
+			}
+		})
 	}
 }
