@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -35,7 +36,8 @@ var hostRootName = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 func (h *hostRoots) path(name string) string { return filepath.Join(h.dir, name) }
 
-// ensure makes the folder that holds just these files, if it is not there, and returns its name. The caller holds use.
+// ensure makes the folder that holds just these files, if it is not there, and returns its name. A name that ends in a
+// slash is a folder. The caller holds use.
 func (h *hostRoots) ensure(files map[string][]byte) (_ string, retErr error) {
 	name := contentName(files)
 	if h.intact(name, files) {
@@ -51,7 +53,13 @@ func (h *hostRoots) ensure(files map[string][]byte) (_ string, retErr error) {
 	defer func() { retErr = errors.Join(retErr, os.RemoveAll(made)) }()
 	for file, content := range files {
 		path := filepath.Join(made, file)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o644)); err != nil {
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if strings.HasSuffix(file, "/") {
+			err = errors.Join(err, os.MkdirAll(path, 0o755))
+		} else {
+			err = errors.Join(err, os.WriteFile(path, content, 0o644))
+		}
+		if err != nil {
 			return "", err
 		}
 	}
@@ -83,6 +91,12 @@ func contentName(files map[string][]byte) string {
 
 func (h *hostRoots) intact(name string, files map[string][]byte) bool {
 	for file, want := range files {
+		if strings.HasSuffix(file, "/") {
+			if info, err := os.Stat(filepath.Join(h.path(name), file)); err != nil || !info.IsDir() {
+				return false
+			}
+			continue
+		}
 		got, err := readUpTo(filepath.Join(h.path(name), file), int64(len(want))+1)
 		if err != nil || !bytes.Equal(got, want) {
 			return false

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/coffer-project/coffer/proto/hostroot"
 )
@@ -19,6 +23,16 @@ import (
 // imageVolumeKey is the key by which CRI prepares the snapshot of an image that a pod mounts as a volume: the folder
 // that it will be mounted on, which ends in the digest of the image's manifest or index.
 var imageVolumeKey = regexp.MustCompile(`/image-volumes/[^/]+/([0-9a-f]{64})$`)
+
+// LabelVolumePaths is a label by which an image lists the folders in it that may be mounted as parts of a volume
+// (subPath), separated by commas. containerd looks for a part on the host, where nothing else is known of the content.
+const LabelVolumePaths = labelPrefix + "volume-paths"
+
+// Bounds on LabelVolumePaths: how many folders, and one's path in bytes.
+const (
+	maxVolumeParts = 256
+	maxVolumePart  = 255
+)
 
 // standIn makes the folder that containerd is to mount for a container on top of parent, and returns its name. Whatever
 // containerd does not tell is left out of it: numeric users need nothing of it. The caller holds hostRoots.use.
@@ -31,11 +45,21 @@ func (s *Snapshotter) standIn(ctx context.Context, key, parent string) (string, 
 	if err != nil {
 		return "", fmt.Errorf("find the image of snapshot %s: %w", key, err)
 	}
+	configs := s.configs(ctx, below.Chain)
 	files := map[string][]byte{}
 	if s.namedUsers {
-		files = hostroot.Collect(s.userFields(ctx, below.Chain)...).Files()
+		var users []string
+		for _, c := range configs {
+			users = append(users, c.User)
+		}
+		files = hostroot.Collect(users...).Files()
 	}
 	if m := imageVolumeKey.FindStringSubmatch(key); m != nil {
+		for _, c := range configs {
+			for _, folder := range volumeParts(c.Labels[LabelVolumePaths]) {
+				files[folder] = nil
+			}
+		}
 		option, err := s.volume(s.imageTarget(ctx, digest.NewDigestFromEncoded(digest.SHA256, m[1]), below)).Option()
 		if err != nil {
 			return "", fmt.Errorf("describe the image of volume %s: %w", key, err)
@@ -52,9 +76,9 @@ func (s *Snapshotter) standIn(ctx context.Context, key, parent string) (string, 
 	return name, nil
 }
 
-// userFields returns the user of each image that has the chain as its root: images with equal layers and different
+// configs returns the configuration of each image that has the chain as its root: images with equal layers and different
 // configurations are nothing unusual, and a container's Prepare does not say which of them it runs.
-func (s *Snapshotter) userFields(ctx context.Context, chain digest.Digest) []string {
+func (s *Snapshotter) configs(ctx context.Context, chain digest.Digest) (configs []ocispec.ImageConfig) {
 	if s.images == nil || chain == "" {
 		return nil
 	}
@@ -64,13 +88,30 @@ func (s *Snapshotter) userFields(ctx context.Context, chain digest.Digest) []str
 			Warn("users that the image names cannot be looked up: containers of it start with numeric and well-known users only")
 		return nil
 	}
-	var fields []string
 	for _, image := range found {
 		if image.Top() == chain {
-			fields = append(fields, image.Config.User)
+			configs = append(configs, image.Config)
 		}
 	}
-	return fields
+	return configs
+}
+
+// volumeParts reads LabelVolumePaths: folders, separated by commas, as names for hostRoots. What is none is left out.
+func volumeParts(label string) (parts []string) {
+	for part := range strings.SplitSeq(label, ",") {
+		part = strings.Trim(strings.TrimSpace(part), "/")
+		if len(parts) == maxVolumeParts || part == "" || len(part) > maxVolumePart || !filepath.IsLocal(part) || path.Clean(part) != part {
+			continue
+		}
+		inside := false
+		for _, file := range []string{hostroot.PasswdFile, hostroot.GroupFile, hostroot.VolumeFile} {
+			inside = inside || part == file || strings.HasPrefix(part, file+"/")
+		}
+		if !inside && !strings.ContainsFunc(part, unicode.IsControl) {
+			parts = append(parts, part+"/")
+		}
+	}
+	return parts
 }
 
 // imageTarget describes the image whose manifest or index has the digest. The layer below knows only which image brought

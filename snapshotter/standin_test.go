@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -204,5 +206,34 @@ func TestNumericUsers(t *testing.T) {
 	name := pull(t, s, layerOf{chain: chainA.String(), image: app})
 	if got := prepare(t, s, "c", name)[0].Source; got != s.empty {
 		t.Errorf("mounts %s", got)
+	}
+}
+
+// TestVolumeParts: a label can make folders in the folder of a volume, and nothing else.
+func TestVolumeParts(t *testing.T) {
+	long := strings.Repeat("a", maxVolumePart+1)
+	label := "models/a, /models/b/,../escape,a/../../b,,/,etc/passwd,etc/group/x,.coffer/volume,etc/more,a//b,con\ntrol," + long
+	image := imageOf("app", chainA)
+	image.Config.Labels = map[string]string{LabelVolumePaths: label}
+	s := open(t, t.TempDir(), WithImages(&fakeImages{images: []*images.Image{image}}))
+	layer := pull(t, s, layerOf{chain: chainA.String(), image: app})
+	key := "k8s.io/7//run/image-volumes/pod/" + chainA.Encoded()
+	source := prepare(t, s, key, layer)[0].Source
+	var got []string
+	err := filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path != source {
+			got = append(got, strings.TrimPrefix(path, source))
+		}
+		return err
+	})
+	want := []string{"/.coffer", "/.coffer/volume", "/etc", "/etc/group", "/etc/more", "/etc/passwd", "/models", "/models/a", "/models/b"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("the folder has %q, %v; want %q", got, err, want)
+	}
+	if again := prepare(t, s, key+"0", layer)[0].Source; again == source {
+		t.Error("a container has the folders of a volume")
+	}
+	if parts := volumeParts(strings.Repeat("x/y,", 2*maxVolumeParts)); len(parts) != maxVolumeParts {
+		t.Errorf("%d folders", len(parts))
 	}
 }
