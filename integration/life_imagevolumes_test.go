@@ -15,22 +15,24 @@ func TestImageVolumes(t *testing.T) {
 	secret := encryptedImage(t, node)
 	l := newLab(t, node, "coffer", secret, nil)
 	l.image = l.peopledImage(t, "declares", ocispec.ImageConfig{Volumes: map[string]struct{}{"/data": {}, "/absent/deep": {}}})
-	twin := l.peopledImage(t, "twin", ocispec.ImageConfig{User: "app"})
+	twin := l.peopledImage(t, "twin", ocispec.ImageConfig{
+		User: "app", Labels: map[string]string{"io.coffer/volume-paths": "home,data"},
+	})
 	volume := func(image, path, part string) *runtime.Mount {
 		return &runtime.Mount{ContainerPath: path, Readonly: true, Image: &runtime.ImageSpec{Image: image}, ImageSubPath: part}
 	}
-	mounts := []*runtime.Mount{volume(secret, "/secret", ""), volume(twin, "/users", "etc"), volume(twin, "/twin", "")}
+	mounts := []*runtime.Mount{volume(secret, "/secret", ""), volume(twin, "/users", "etc"), volume(twin, "/twin", ""), volume(twin, "/part", "data")}
 
 	const readOnly = ": Read-only file system"
 	l.compare(t, func(c *runtime.ContainerConfig) {
 		c.Mounts = mounts
 		c.Linux.SecurityContext.ReadonlyRootfs = true
 	}, map[string]string{
-		"/secret/bin/busybox echo runs":                "runs",
-		"touch /secret/x 2>&1 || true":                 "touch: /secret/x" + readOnly,
-		"head -n 1 /users/passwd; cat /twin/data/seed": "root:x:0:0:root:/root:/bin/sh\nfrom the image",
-		"touch /users/x /twin/data/x 2>&1 || true":     "touch: /users/x" + readOnly + "\ntouch: /twin/data/x" + readOnly,
-		"touch /x 2>&1 || true":                        "touch: /x" + readOnly,
+		"/secret/bin/busybox echo runs":                           "runs",
+		"touch /secret/x 2>&1 || true":                            "touch: /secret/x" + readOnly,
+		"head -n 1 /users/passwd; cat /twin/data/seed /part/seed": "root:x:0:0:root:/root:/bin/sh\nfrom the image\nfrom the image",
+		"touch /users/x /twin/data/x 2>&1 || true":                "touch: /users/x" + readOnly + "\ntouch: /twin/data/x" + readOnly,
+		"touch /x 2>&1 || true":                                   "touch: /x" + readOnly,
 		"cat /data/seed; busybox stat -c '%u:%g %a' /data; echo mine > /data/seed; cat /data/seed": "from the image\n1000:1001 750\nmine",
 		"touch /absent/deep/x; busybox stat -c '%u:%g %a' /absent/deep; ls /absent/deep":           "0:0 755\nx",
 	})
@@ -38,7 +40,8 @@ func TestImageVolumes(t *testing.T) {
 	l.compare(t, nil, map[string]string{"cat /data/seed; ls /absent/deep": "from the image"})
 
 	for name, tc := range map[string]struct{ part, want string }{
-		"a part that the image does not have": {part: "etc/none", want: "no such file"},
+		"a part that the image does not name": {part: "etc/none", want: "no such file"},
+		"a part that the image does not have": {part: "home", want: "/home is not in the image"},
 		"a part outside the image":            {part: "../../etc", want: "escapes"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,6 +120,8 @@ func (h madeHost) look(path string) (facts, error) {
 }
 
 func (madeHost) writableBelow(string) ([]string, error) { return nil, nil }
+
+func (h madeHost) hostRoot(string, string) ([]byte, error) { return nil, fs.ErrNotExist }
 
 func (h madeHost) within(string, string) (string, error) { return h.sub, nil }
 
