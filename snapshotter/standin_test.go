@@ -220,7 +220,7 @@ func TestVolumeParts(t *testing.T) {
 	key := "k8s.io/7//run/image-volumes/pod/" + chainA.Encoded()
 	source := prepare(t, s, key, layer)[0].Source
 	var got []string
-	err := filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(source, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && path != source {
 			got = append(got, strings.TrimPrefix(path, source))
 		}
