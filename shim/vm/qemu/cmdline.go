@@ -80,7 +80,7 @@ func arguments(m machine) []string {
 		"-device", "pvpanic-pci",
 		// Behind it, disks are plugged into the running machine. One bridge has room for all of them and costs less at
 		// boot than a PCIe port each; the sizes are what a full one needs.
-		"-device", fmt.Sprintf("pci-bridge,id=%s,bus=pcie.0,addr=%#x,chassis_nr=1,shpc=off,io-reserve=4k,mem-reserve=1m,pref64-reserve=1m",
+		"-device", fmt.Sprintf("pci-bridge,id=%s,addr=%#x,chassis_nr=1,shpc=off,io-reserve=4k,mem-reserve=1m,pref64-reserve=1m",
 			bridge, bridgeSlot),
 	)
 	args = append(args, m.channel()...)
