@@ -39,6 +39,10 @@ conformance: ## run critest with runc and with Coffer and compare (CRITEST=path 
 	@$(MAKE) --no-print-directory setup guest
 	@$(GO) run ./integration/conformance --critest '$(CRITEST)' --repeat $(or $(REPEAT),1)
 
+.PHONY: client-suite
+client-suite: setup guest ## run containerd's own client tests with Coffer (RUN=regular expression)
+	@$(GO) run ./integration/clientsuite $(if $(RUN),--run '$(RUN)')
+
 # Packages whose tests boot VMs run one after the other: emulated VMs on a few cores would time each other out.
 VM_TESTS := ./integration/... ./shim/vm/...
 

@@ -39,8 +39,12 @@ func main() {
 	}
 }
 
-// applicable are the tests that make containers; the others test containerd's own services and know no runtime.
-const applicable = `^(Test(New)?(Container|Task|Wait|Kill|Delete|Process|Shim|Short|Daemon|Regression|User|UID|Bind|Issue|Restart).*)$`
+// applicable are the tests that use the runtime or the snapshotter; the others test containerd's own services.
+const applicable = `^Test((New)?(Container|Task|Wait|Kill|Delete|Process|Shim|Short|Regression|User|UID|Bind|Issue)|Image|Pull|Runtime|DefaultRuntime|Snapshotter|Export|Import|Transfer|Convert|IDMapped).*$`
+
+// ownDaemon are tests that start, stop or look into a containerd of their own, which knows nothing of this node. What they
+// test of shims, TestContainerdKilled of the package integration does.
+const ownDaemon = `^(TestShimDoesNotLeakPipes|TestShimDoesNotLeakSockets|TestShimOOMScore|TestDaemon.*|TestRestartMonitor|TestTransferEcho|TestImagePullWithTracing|TestShimTrace.*)$`
 
 type options struct{ tests, run, differences, out string }
 

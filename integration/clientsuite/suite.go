@@ -141,8 +141,7 @@ func settle(bin string, node *harness.Node, tools harness.Tools) error {
 		return err
 	}
 	settings, err := json.Marshal(map[string]string{
-		"Shim": tools.Shim, "ConfigPath": filepath.Join(node.Dir, "shim.toml"),
-		"Plugin": filepath.Join(tools.CNIPlugins, fmt.Sprint(plugin["type"])), "Network": string(network),
+		"Shim": tools.Shim, "Plugin": filepath.Join(tools.CNIPlugins, fmt.Sprint(plugin["type"])), "Network": string(network),
 	})
 	if err != nil {
 		return err
@@ -156,7 +155,7 @@ func runTests(ctx context.Context, o options, node *harness.Node, tests string) 
 	if err := os.MkdirAll(temp, 0o755); err != nil {
 		return nil, err
 	}
-	command, environment := node.AsInternet(tests, "-test.v", "-test.root", "-test.parallel=1", "-test.run", o.run,
+	command, environment := node.AsInternet(tests, "-test.v", "-test.root", "-test.parallel=1", "-test.run", o.run, "-test.skip", ownDaemon,
 		"-no-daemon", "-no-criu", "-no-shim-cgroup", "-address", node.Socket())
 	path := filepath.Join(o.out, "tests.log")
 	log, err := os.Create(path)

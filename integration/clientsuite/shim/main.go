@@ -1,13 +1,11 @@
-// Command shim stands before the real shim of a test node. It gives containers that have no network one, and the shim a
-// configuration that no client names, and then runs the real shim, which it finds beside itself.
+// Command shim stands before the real shim of a test node. It gives containers that have no network one, and then
+// runs the real shim.
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,16 +13,13 @@ import (
 	"strings"
 	"syscall"
 
-	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
 )
 
 // Settings is what the node tells this program in settings.json beside it.
 type Settings struct {
-	// Shim is the real shim, ConfigPath its configuration.
-	Shim, ConfigPath string
+	// Shim is the real shim.
+	Shim string
 	// Plugin is the CNI plugin that makes networks, Network its configuration.
 	Plugin, Network string
 }
@@ -61,44 +56,26 @@ func run() error {
 		if i := slices.Index(os.Args, "-bundle"); i > 0 && i+1 < len(os.Args) {
 			bundle = os.Args[i+1]
 		}
-		return errors.Join(s.forward(args, os.Stdin), s.removeNetwork(bundle))
+		return errors.Join(s.forward(args), s.removeNetwork(bundle))
 	}
 	return syscall.Exec(s.Shim, args, os.Environ())
 }
 
 // start gives the container what it lacks and lets the real shim do the rest.
 func (s *Settings) start(bundle string, args []string) error {
-	input, err := io.ReadAll(os.Stdin)
-	if err != nil {
-		return err
-	}
-	params := new(bootapi.BootstrapParams)
-	if err := proto.Unmarshal(input, params); err != nil {
-		return fmt.Errorf("decode bootstrap parameters: %w", err)
-	}
-	if found, err := params.FindExtension(new(runtimeoptions.Options)); err != nil {
-		return err
-	} else if !found {
-		if err := params.AddExtension(&runtimeoptions.Options{ConfigPath: s.ConfigPath}); err != nil {
-			return err
-		}
-	}
-	if input, err = proto.Marshal(params); err != nil {
-		return err
-	}
 	if err := s.addNetwork(bundle); err != nil {
 		return errors.Join(err, s.removeNetwork(bundle))
 	}
-	if err := s.forward(args, bytes.NewReader(input)); err != nil {
+	if err := s.forward(args); err != nil {
 		return errors.Join(err, s.removeNetwork(bundle))
 	}
 	return nil
 }
 
 // forward runs the real shim as this process's work. An exit status goes on as it is.
-func (s *Settings) forward(args []string, stdin io.Reader) error {
+func (s *Settings) forward(args []string) error {
 	cmd := exec.Command(s.Shim, args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd.Run()
 }
 
