@@ -53,6 +53,7 @@ func plainImage(t *testing.T, node *harness.Node, name string, layers ...registr
 
 // shimHundredLayers runs an image of more layers than other images have.
 func shimHundredLayers(t *testing.T, l *shimLab) {
+	t.Helper()
 	layers := make([]registrytest.Layer, 100)
 	for i := range layers {
 		layers[i] = registrytest.NewLayer(registrytest.Gzip,
@@ -66,6 +67,7 @@ func shimHundredLayers(t *testing.T, l *shimLab) {
 
 // shimExits are InitExitCodes, FastExitInit, OutputThenExit and Clock.
 func shimExits(t *testing.T, l *shimLab) {
+	t.Helper()
 	for _, status := range []uint32{0, 42, 255} {
 		l.runTask(t, false, "sh", "-c", fmt.Sprintf("echo %d; exit %d", status, status)).ends(t, status, fmt.Sprintf("%d\n", status))
 	}
@@ -95,6 +97,7 @@ func shimExits(t *testing.T, l *shimLab) {
 
 // shimStreams are StdioRoundTrip, LargeStdioRoundTrip and StdinDetachReattach.
 func shimStreams(t *testing.T, l *shimLab) {
+	t.Helper()
 	for name, text := range map[string]string{"small": "hello\n", "large": lines(40000), "binary": "\x00\xff\x00\n\r\x1b"} {
 		t.Run(name, func(t *testing.T) {
 			p := l.runTask(t, true, "cat")
@@ -124,6 +127,7 @@ func shimStreams(t *testing.T, l *shimLab) {
 
 // shimExecs are Exec, ExitCodes, FastExitOutput, ExecOutputDrainAfterExit, ExecDiscardIO and ExecCommandNotFound.
 func shimExecs(t *testing.T, l *shimLab) {
+	t.Helper()
 	c := l.runTask(t, false, "sleep", "100000")
 	for _, status := range []uint32{0, 1, 42, 255} {
 		c.runExec(t, false, "sh", "-c", fmt.Sprintf("exit %d", status)).ends(t, status, "")
@@ -141,6 +145,16 @@ func shimExecs(t *testing.T, l *shimLab) {
 	in.Close()
 	e.closeStdin(t)
 	e.ends(t, 0, "hello\n")
+
+	for i := range 3 { // always by the same name
+		again := l.streams(t, false)
+		again.id, again.exec = c.id, "again"
+		if err := l.addExec(t, again, []string{"echo", strconv.Itoa(i)}); err != nil {
+			t.Fatal(native(err))
+		}
+		again.start(t)
+		again.ends(t, 0, fmt.Sprintf("%d\n", i))
+	}
 
 	missing := c.newExec(t, false, "/no/such/program")
 	if err := missing.tryStart(t); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
@@ -160,6 +174,7 @@ func shimExecs(t *testing.T, l *shimLab) {
 // shimRules are CreateTwiceRejected, StartWithoutCreateRejected, WaitUnblocksOnStop and the others that come at the wrong
 // time.
 func shimRules(t *testing.T, l *shimLab) {
+	t.Helper()
 	c := l.newTask(t, false, "sleep", "100000")
 	if _, err := l.tasks.Create(l.ctx(t), l.request(t, c, []string{"true"})); !errdefs.IsAlreadyExists(native(err)) {
 		t.Errorf("second creation: %v", err)

@@ -96,12 +96,18 @@ func orEmpty(p *oci.Process) *oci.Process {
 	return p
 }
 
-// reserveExec takes the id, so that two calls cannot start the same exec, and forgets the oldest finished ones.
+// reserveExec takes the id, so that two calls cannot start the same exec, and forgets the oldest finished ones. The id of one
+// whose status was told is free again: clients may give all their execs one name.
 func (c *Container) reserveExec(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, taken := c.execs[id]; taken {
-		return fmt.Errorf("exec %s in container %s: %w", id, c.id, errdefs.ErrAlreadyExists)
+	if p, taken := c.execs[id]; taken {
+		if p == nil || !p.exited() || !p.waited.Load() {
+			return fmt.Errorf("exec %s in container %s: %w", id, c.id, errdefs.ErrAlreadyExists)
+		}
+		p.streams.Close()
+		delete(c.execs, id)
+		c.execOrder = slices.DeleteFunc(c.execOrder, func(other string) bool { return other == id })
 	}
 	c.pruneLocked()
 	if len(c.execs) >= maxExecs {

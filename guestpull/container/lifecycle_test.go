@@ -181,6 +181,38 @@ func TestExecsAreForgotten(t *testing.T) {
 	}
 }
 
+// TestExecIDIsFreeAgain: clients may give all their execs one name, one after the other.
+func TestExecIDIsFreeAgain(t *testing.T) {
+	require.Root(t)
+	f := newFakes(t)
+	must(t, f.Create(t.Context(), f.request("c1")))
+	must(t, f.Start(t.Context(), "c1"))
+	c, err := f.get("c1")
+	must(t, err)
+	request := &agentpb.ExecProcessRequest{ContainerId: "c1", ExecId: "again", Process: &oci.Process{Args: []string{"x"}}}
+	for range 3 {
+		must(t, f.Exec(t.Context(), request))
+		if err := f.Exec(t.Context(), request); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("while it runs: %v", err)
+		}
+		_, p, err := f.process("c1", "again")
+		must(t, err)
+		must(t, f.Signal(t.Context(), "c1", "again", 9))
+		<-p.done
+		if err := f.Exec(t.Context(), request); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("before its status was told: %v", err)
+		}
+		if _, err := f.Wait(t.Context(), "c1", "again"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.execs) != 1 || len(c.execOrder) != 1 {
+		t.Errorf("%d execs are kept, %d in order", len(c.execs), len(c.execOrder))
+	}
+}
+
 func TestNamesOfTheGuestAreTaken(t *testing.T) {
 	f := newFakes(t)
 	for _, id := range []string{"shared", "sandbox", "image"} {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -165,7 +166,7 @@ func runTests(ctx context.Context, o options, node *harness.Node, tests string) 
 	defer log.Close()
 	cmd := node.Command(command[0], command[1:]...)
 	cmd.Env = append(append(os.Environ(), environment...),
-		"TEST_RUNTIME=io.containerd.coffer.v2", "TEST_SNAPSHOTTER=coffer", "TMPDIR="+temp)
+		"PATH="+node.Tools.CacheBin+":"+os.Getenv("PATH"), "TEST_RUNTIME=io.containerd.coffer.v2", "TEST_SNAPSHOTTER=coffer", "TMPDIR="+temp)
 	cmd.Dir = temp
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, os.Stdout), log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -224,7 +225,7 @@ func multiPlatform(layers ...registrytest.Layer) *registrytest.Image {
 		own := layers
 		if architecture != "amd64" {
 			// Different content: tests look for platforms that were not fetched.
-			own = append(own[:len(own):len(own)], registrytest.NewLayer(registrytest.Gzip, registrytest.Entry{Name: architecture}))
+			own = append(slices.Clip(own), registrytest.NewLayer(registrytest.Gzip, registrytest.Entry{Name: architecture}))
 		}
 		images[platform] = registrytest.NewImage(own, func(c *ocispec.Image) {
 			c.Architecture = architecture

@@ -58,7 +58,7 @@ func run() error {
 		}
 		return errors.Join(s.forward(args), s.removeNetwork(bundle))
 	}
-	return syscall.Exec(s.Shim, args, os.Environ())
+	return syscall.Exec(s.Shim, args, os.Environ()) //nolint:gosec // the program that the node names
 }
 
 // start gives the container what it lacks and lets the real shim do the rest.
@@ -74,7 +74,7 @@ func (s *Settings) start(bundle string, args []string) error {
 
 // forward runs the real shim as this process's work. An exit status goes on as it is.
 func (s *Settings) forward(args []string) error {
-	cmd := exec.Command(s.Shim, args[1:]...)
+	cmd := exec.Command(s.Shim, args[1:]...) //nolint:gosec // the program that the node names
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd.Run()
 }
@@ -135,7 +135,7 @@ func (s *Settings) removeNetwork(bundle string) error {
 		return nil
 	}
 	err := s.plugin("DEL", name)
-	if out, failed := exec.Command("ip", "netns", "del", name).CombinedOutput(); failed != nil {
+	if out, failed := exec.Command("ip", "netns", "del", name).CombinedOutput(); failed != nil { //nolint:gosec // made of the bundle that containerd names
 		err = errors.Join(err, fmt.Errorf("remove network namespace: %w: %s", failed, out))
 	}
 	return err
