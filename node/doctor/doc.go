@@ -126,6 +126,7 @@ var checks = []check{
 	{name: "snapshotter", run: checkSnapshotter},
 	{name: "snapshotter service", run: checkService},
 	{name: "key broker", run: checkBroker},
+	{name: "file watches", run: checkInotify},
 	{name: "clock", run: checkClock},
 	{name: "left-over pods", run: checkOrphans},
 }

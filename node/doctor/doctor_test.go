@@ -84,6 +84,7 @@ func TestBrokenNodes(t *testing.T) {
 		"vsock demanded":     {func(n *node) { n.host.drop("/dev/vhost-vsock"); n.shimText = "[hypervisor]\ntransport = \"vsock\"\n" }, "vsock", Fail, "vhost-vsock"},
 		"no tun":             {without("/dev/net/tun"), "pod network", Fail, "tun"},
 		"no tc":              {func(n *node) { n.Probes.Network = func(context.Context) error { return fault } }, "pod network", Fail, "it is broken"},
+		"few watches":        {file("/proc/sys/fs/inotify/max_user_instances", "128\n"), "file watches", Warn, "128"},
 		"cgroups v1":         {without("/sys/fs/cgroup/cgroup.controllers"), "control groups", Warn, "v1"},
 		"no overlay":         {file("/proc/filesystems", "\text4\n"), "overlayfs", Fail, "overlay"},
 		"no containerd":      {func(n *node) { delete(n.host.programs, "containerd --version") }, "containerd", Fail, "does not run"},

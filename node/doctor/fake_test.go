@@ -114,6 +114,7 @@ func healthy() *node {
 	}
 	host.put("/usr/share/coffer/guest/manifest.json", fmt.Sprintf(`{"files":[%s,%s]}`, part("vmlinux", "kernel"), part("initrd.cpio", "initrd")))
 	host.put("/proc/meminfo", "MemTotal: 33554432 kB\nMemAvailable:   16777216 kB\nHugePages_Total:       0\n")
+	host.put("/proc/sys/fs/inotify/max_user_instances", "8192\n")
 	host.put("/proc/filesystems", "nodev\toverlay\n\text4\n")
 	for _, path := range []string{"/dev/vhost-vsock", "/dev/net/tun", "/sys/fs/cgroup/cgroup.controllers", "/etc/coffer/shim.toml", "/run/systemd/system/x", "/run/containerd/containerd.sock"} {
 		host.put(path, "")

@@ -116,6 +116,27 @@ func checkOverlay(_ context.Context, x *Examination) []Finding {
 	return fail("the kernel does not offer overlay, which images that stay on the host need", cure)
 }
 
+// manyPods is a number of inotify instances that a node will hardly use up; each pod takes one.
+const manyPods = 1024
+
+// checkInotify is about volumes that follow kubelet's: without an instance the shim looks at them every few seconds.
+func checkInotify(_ context.Context, x *Examination) []Finding {
+	const path = "/proc/sys/fs/inotify/max_user_instances"
+	raw, err := x.Host.ReadFile(path)
+	if err != nil {
+		return warn(oneLine(err), "mount /proc")
+	}
+	limit, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return warn(path+": "+oneLine(err), "mount /proc")
+	}
+	fact := fmt.Sprintf("root may have %d inotify instances, and each pod takes one", limit)
+	if limit < manyPods {
+		return warn(fact, "sysctl fs.inotify.max_user_instances=8192, and in /etc/sysctl.d/")
+	}
+	return ok(fact)
+}
+
 func checkClock(_ context.Context, x *Examination) []Finding {
 	synchronised, err := x.Probes.Synchronised()
 	if err != nil {
