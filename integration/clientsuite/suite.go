@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -107,6 +108,7 @@ func runSuite(ctx context.Context, o options) (_ map[string]outcome, retErr erro
 	if err := settle(bin, node, tools); err != nil {
 		return nil, err
 	}
+	defer func() { retErr = errors.Join(retErr, removeAll(node)) }()
 	return runTests(ctx, o, node, tests)
 }
 
@@ -188,6 +190,27 @@ func runTests(ctx context.Context, o options, node *harness.Node, tests string) 
 		return nil, fmt.Errorf("the tests ended (%v) and ran nothing; see %s", exit, path) //nolint:errorlint // nil when it reported success
 	}
 	return results, nil
+}
+
+// removeAll removes the containers that failed tests have left, in all of containerd's namespaces.
+func removeAll(node *harness.Node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	namespaces, err := node.Ctr(ctx, "namespaces", "list", "-q")
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for namespace := range strings.FieldsSeq(namespaces) {
+		containers, err := node.Ctr(ctx, "--namespace", namespace, "container", "list", "-q")
+		faults = append(faults, err)
+		for id := range strings.FieldsSeq(containers) {
+			_, _ = node.Ctr(ctx, "--namespace", namespace, "task", "delete", "--force", id) // it may have none
+			_, err := node.Ctr(ctx, "--namespace", namespace, "container", "delete", id)
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // buildImages makes the images that the tests name, except those named by a digest.
