@@ -20,6 +20,7 @@ const (
 	runtimeType    = "io.containerd.coffer.v2"
 	shimName       = "containerd-shim-coffer-v2"
 	podAnnotations = "io.katacontainers.*"
+	remapIDs       = "remap-ids"
 	dropIn         = "put contrib/containerd/coffer.toml into containerd's imports and restart containerd"
 )
 
@@ -45,6 +46,9 @@ type containerdConfig struct {
 				Snapshotter string `toml:"snapshotter"`
 			} `toml:"unpack_config"`
 		} `toml:"io.containerd.transfer.v1.local"`
+		Shims struct {
+			Env []string `toml:"env"`
+		} `toml:"io.containerd.shim.v1.manager"`
 	} `toml:"plugins"`
 }
 
@@ -163,8 +167,12 @@ func checkProxyPlugin(_ context.Context, x *Examination) []Finding {
 		add(fail(table+".exports lacks enable_remote_snapshot_annotations: the snapshotter does not learn which image a layer belongs to",
 			`set it to "true"`))
 	}
-	if len(proxy.Capabilities) > 0 {
-		add(fail(fmt.Sprintf("%s has capabilities %s: containerd would fetch layers", table, strings.Join(proxy.Capabilities, ", ")), "remove them"))
+	others := slices.DeleteFunc(slices.Clone(proxy.Capabilities), func(c string) bool { return c == remapIDs })
+	if len(others) > 0 {
+		add(fail(fmt.Sprintf("%s has capabilities %s: containerd would fetch layers", table, strings.Join(others, ", ")), "remove them"))
+	}
+	if !slices.Contains(proxy.Capabilities, remapIDs) {
+		add(warn(table+" lacks the capability remap-ids: pods with user namespaces (hostUsers: false) do not start", `set capabilities = ["remap-ids"]`))
 	}
 	if root := proxy.Exports["root"]; root != x.snapshotter.Root {
 		add(warn(fmt.Sprintf("%s.exports.root is %q, and the snapshotter's root is %s: figures of the image file system are wrong", table, root, x.snapshotter.Root),
@@ -213,7 +221,7 @@ func (x *Examination) checkHandler(name string, h handler, proxy string) []Findi
 	}
 	config := h.Options.ConfigPath
 	if config == "" {
-		config = shim.DefaultPath
+		config = x.defaultConfig()
 	} else if _, err := x.Host.Stat(config); err != nil {
 		add(fail("handler "+name+": "+oneLine(err), "write that file (cofferctl config default shim), or correct options.ConfigPath"))
 	}
@@ -224,6 +232,17 @@ func (x *Examination) checkHandler(name string, h handler, proxy string) []Findi
 		return ok("handler " + name + " is complete")
 	}
 	return all
+}
+
+// defaultConfig is what the shim reads for handlers that name no file: what containerd sets in its environment, else the
+// usual place.
+func (x *Examination) defaultConfig() string {
+	for _, variable := range x.containerd.Plugins.Shims.Env {
+		if path, ok := strings.CutPrefix(variable, "COFFER_SHIM_CONFIG="); ok {
+			return path
+		}
+	}
+	return shim.DefaultPath
 }
 
 // checkUnpacking is about a list that replaces containerd's own as soon as it is there.

@@ -94,7 +94,12 @@ func TestBrokenNodes(t *testing.T) {
 		"no proxy plugin":    {replace(containerd[strings.Index(containerd, "[proxy"):], ""), "containerd snapshotter", Fail, "no proxy plugin"},
 		"other address":      {replace("/run/coffer-snapshotter/snapshotter.sock", "/run/other.sock"), "containerd snapshotter", Fail, "/run/other.sock"},
 		"no annotations":     {replace("enable_remote_snapshot_annotations", "disable"), "containerd snapshotter", Fail, "enable_remote_snapshot_annotations"},
-		"capability":         {replace("capabilities = []", "capabilities = ['rebase']"), "containerd snapshotter", Fail, "rebase"},
+		"capability":         {replace("['remap-ids']", "['remap-ids', 'rebase']"), "containerd snapshotter", Fail, "capabilities rebase:"},
+		"no user namespaces": {replace("['remap-ids']", "[]"), "containerd snapshotter", Warn, "remap-ids"},
+		"other file": {func(n *node) {
+			replace("ConfigPath = '/etc/coffer/shim.toml'", "")(n)
+			replace("[proxy_plugins.coffer]", "[plugins.'io.containerd.shim.v1.manager']\n  env = ['COFFER_SHIM_CONFIG=/etc/default.toml']\n[proxy_plugins.coffer]")(n)
+		}, "containerd handlers", Warn, "/etc/default.toml"},
 		"other root":         {replace("/var/lib/coffer-snapshotter", "/var/lib/x"), "containerd snapshotter", Warn, "/var/lib/x"},
 		"no handler":         {replace("io.containerd.coffer.v2", "io.containerd.kata.v2"), "containerd handlers", Fail, "no runtime handler"},
 		"handler unpacks":    {replace("snapshotter = 'coffer'", "snapshotter = ''"), "containerd handlers", Fail, "unpacked on this host"},

@@ -81,7 +81,7 @@ const containerd = `version = 4
 [proxy_plugins.coffer]
   type = 'snapshot'
   address = '/run/coffer-snapshotter/snapshotter.sock'
-  capabilities = []
+  capabilities = ['remap-ids']
   [proxy_plugins.coffer.exports]
     enable_remote_snapshot_annotations = 'true'
     root = '/var/lib/coffer-snapshotter'
