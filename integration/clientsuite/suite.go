@@ -168,7 +168,7 @@ func runTests(ctx context.Context, o options, node *harness.Node, tests string) 
 	defer log.Close()
 	cmd := node.Command(command[0], command[1:]...)
 	cmd.Env = append(append(os.Environ(), environment...),
-		"PATH="+node.Tools.CacheBin+":"+os.Getenv("PATH"), "TEST_RUNTIME=io.containerd.coffer.v2", "TEST_SNAPSHOTTER=coffer", "TMPDIR="+temp)
+		"PATH="+node.Tools.CacheBin+":"+os.Getenv("PATH"), "RUNC_FLAVOR=coffer", "TEST_RUNTIME=io.containerd.coffer.v2", "TEST_SNAPSHOTTER=coffer", "TMPDIR="+temp)
 	cmd.Dir = temp
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, os.Stdout), log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
