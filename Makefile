@@ -43,6 +43,14 @@ conformance: ## run critest with runc and with Coffer and compare (CRITEST=path 
 client-suite: setup guest ## run containerd's own client tests with Coffer (RUN=regular expression)
 	@$(GO) run ./integration/clientsuite $(if $(RUN),--run '$(RUN)')
 
+.PHONY: bench-pull
+bench-pull: build ## measure coffer-pull against this machine's limits and other tools, and write out/bench/pull.json and .svg (ARGS='--help' for more)
+	@$(GO) run ./integration/bench/pull --out out/bench $(ARGS)
+
+.PHONY: bench-setup
+bench-setup: setup ## install the tools that bench-pull compares with (root; Debian 12)
+	@apt-get -qq install -y --no-install-recommends skopeo umoci buildah
+
 # Packages whose tests boot VMs run one after the other: emulated VMs on a few cores would time each other out.
 VM_TESTS := ./integration/... ./shim/vm/...
 
