@@ -230,6 +230,7 @@ func testMetrics(t *testing.T, l *lab) {
 		if value, has := samples[name]; !has || !ok(value) {
 			t.Errorf("%s is %v (there: %v)", name, value, has)
 		}
+		t.Logf("%s %v", name, samples[name])
 	}
 }
 
