@@ -17,8 +17,8 @@ import (
 const (
 	// leakContainers is how many containers must have come and gone for the comparison to mean something.
 	leakContainers = 20
-	// shimMemoryLimit is generous; the goal is 40 MiB.
-	shimMemoryLimit = 64 << 10 // KiB
+	// shimMemoryLimit is what a shim may hold while its pod runs.
+	shimMemoryLimit = 40 << 10 // KiB
 )
 
 // usage is what a shim holds.
