@@ -63,7 +63,7 @@ func runHooks(ctx context.Context, bundle, id string, record *Record) error {
 		return err
 	}
 	record.Hooks = false
-	err := hooks.Poststop(ctx, spec.Hooks, specs.State{Version: specs.Version, ID: id, Status: specs.StateStopped, Bundle: bundle})
+	err := hooks.Poststop(ctx, spec.Hooks, specs.State{Version: specs.Version, ID: id, Status: specs.StateStopped, Bundle: bundle, Annotations: spec.Annotations})
 	return errors.Join(err, record.Write(bundle))
 }
 

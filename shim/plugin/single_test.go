@@ -241,7 +241,7 @@ func TestHooks(t *testing.T) {
 		want []string
 	}{
 		"whole life": {func(h *harness) {
-			must(h.t, h.create("c1", stdioPaths{}, nil))
+			must(h.t, h.create("c1", stdioPaths{}, map[string]string{"team": "green"}))
 			must(h.t, h.start("c1", ""))
 			must(h.t, h.kill("c1", "", 9))
 			h.process("c1", "").Exit(137)
@@ -249,18 +249,18 @@ func TestHooks(t *testing.T) {
 			must(h.t, h.delete("c1", ""))
 		}, []string{"create", "stop"}},
 		"never started": {func(h *harness) {
-			must(h.t, h.create("c1", stdioPaths{}, nil))
+			must(h.t, h.create("c1", stdioPaths{}, map[string]string{"team": "green"}))
 			must(h.t, h.delete("c1", ""))
 		}, []string{"create", "stop"}},
 		"failing hook": {func(h *harness) {
 			h.hooks.CreateRuntime = append(h.hooks.CreateRuntime, specs.Hook{Path: "/bin/false"})
-			if err := h.create("c1", stdioPaths{}, nil); err == nil || !strings.Contains(err.Error(), "createRuntime hook") {
+			if err := h.create("c1", stdioPaths{}, map[string]string{"team": "green"}); err == nil || !strings.Contains(err.Error(), "createRuntime hook") {
 				h.t.Errorf("creation: %v", err)
 			}
 		}, []string{"create", "stop"}},
 		"failing creation": {func(h *harness) {
 			h.imagesErr = errdefs.ErrUnavailable
-			if err := h.create("c1", stdioPaths{}, nil); !errdefs.IsUnavailable(err) {
+			if err := h.create("c1", stdioPaths{}, map[string]string{"team": "green"}); !errdefs.IsUnavailable(err) {
 				h.t.Errorf("creation: %v", err)
 			}
 		}, []string{"create", "stop"}},
@@ -284,7 +284,7 @@ func TestHooks(t *testing.T) {
 				var state specs.State
 				if json.Unmarshal([]byte(line), &state) != nil {
 					got = append(got, strings.TrimSpace(line))
-				} else if want := map[bool]int{true: fakeTID}[len(got) == 1]; state.ID != "c1" || state.Pid != want {
+				} else if want := map[bool]int{true: fakeTID}[len(got) == 1]; state.ID != "c1" || state.Pid != want || state.Annotations["team"] != "green" {
 					t.Errorf("after %q the state is %+v", got, state)
 				}
 			}

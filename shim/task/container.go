@@ -50,9 +50,11 @@ type container struct {
 	// pending is what Start makes the container from whose VM boots only then; nil otherwise.
 	pending *pending
 	// hooks are still to be run when the container has ended; nil when there are none, or they were run.
-	hooks  *specs.Hooks
-	execs  map[string]*process
-	report sandbox.ContainerReport
+	hooks *specs.Hooks
+	// annotations are the specification's, which hooks are told.
+	annotations map[string]string
+	execs       map[string]*process
+	report      sandbox.ContainerReport
 	// volumes are the block devices that the container uses.
 	volumes []*block.Claim
 }

@@ -18,7 +18,7 @@ func (s *Service) runCreateHooks(ctx context.Context, b *bundle.Bundle, c *conta
 		return nil
 	}
 	c.mu.Lock()
-	c.hooks = b.Hooks()
+	c.hooks, c.annotations = b.Hooks(), b.Annotations()
 	c.mu.Unlock()
 	if err := s.hooked(true); err != nil {
 		return err
@@ -55,7 +55,7 @@ func (s *Service) single(b *bundle.Bundle) bool {
 }
 
 func (s *Service) hookState(c *container, status specs.ContainerState) specs.State {
-	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Bundle: c.bundle}
+	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Bundle: c.bundle, Annotations: c.annotations}
 	if status != specs.StateStopped {
 		state.Pid = int(s.pid())
 	}
