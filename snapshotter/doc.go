@@ -11,7 +11,7 @@
 //     without content of the image, whose extra option carries the KataVirtualVolume that tells the shim what the guest
 //     is to pull.
 //   - ModeOverlay: containerd's own overlay snapshotter on the same database, for images that the host is to unpack
-//     (the pause image, patterns that the admin excluded).
+//     (patterns that the admin excluded).
 //
 // The mode of a layer is decided by Rules.decide:
 //

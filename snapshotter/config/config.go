@@ -72,7 +72,7 @@ func Default() Config {
 		Address:           "/run/coffer-snapshotter/snapshotter.sock",
 		ContainerdAddress: images.DefaultAddress,
 		Images: Images{
-			Passthrough:      []string{"*/pause:*", "*/pause@*"},
+			Passthrough:      []string{},
 			WithoutReference: string(snapshotter.ModeReference),
 			NamedUsers:       true,
 		},
