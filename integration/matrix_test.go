@@ -174,9 +174,10 @@ func (m *matrix) run(t *testing.T, stage string, cells []cell) {
 			}
 			output, err := m.try(t, m.pods[c.run], m.images[c], "/bin/cat", "/hello")
 			checkAnswer(t, "run", err, want)
-			if err == nil && output == "" {
-				t.Error("the container printed nothing: it does not have the image's files")
+			if err == nil && output != c.String() {
+				t.Errorf("the container printed %q: it does not have the image's files", output)
 			}
+			m.checkByDigest(t, m.images[c])
 		})
 	}
 }
@@ -202,6 +203,17 @@ func (m *matrix) fetched(image string) (layers int) {
 		}
 	}
 	return layers
+}
+
+// checkByDigest makes sure that guests ask for what the host has resolved, and not for what a tag means by then.
+func (m *matrix) checkByDigest(t *testing.T, image string) {
+	t.Helper()
+	for _, r := range m.registry.Requests() {
+		if r.Client == m.pods[guestWorld].IP && r.Kind == registrytest.Manifest && m.registry.host()+"/"+r.Repo+":v1" == image &&
+			!strings.HasPrefix(r.Object, "sha256:") {
+			t.Errorf("the guest asked for the manifest %s, not for a digest", r.Object)
+		}
+	}
 }
 
 // try runs a command in a container of its own. The error is that of any step.

@@ -17,6 +17,10 @@ type Images interface {
 	Containing(ctx context.Context, chain digest.Digest) ([]*images.Image, error)
 	// Targeting returns the names of the image with this manifest or index.
 	Targeting(ctx context.Context, d digest.Digest) ([]images.Record, error)
+	// Named returns the image with this full name.
+	Named(ctx context.Context, name string) (images.Record, error)
+	// Container returns the container with this id.
+	Container(ctx context.Context, id string) (images.Container, error)
 	Close() error
 }
 

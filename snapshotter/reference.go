@@ -89,14 +89,15 @@ func (s *Snapshotter) createReference(ctx context.Context, kind snapshots.Kind, 
 		if _, err := storage.CreateSnapshot(ctx, kind, key, parent, snapshots.WithLabels(labels)); err != nil {
 			return fmt.Errorf("create snapshot %s: %w", key, err)
 		}
-		mounts, err = s.referenceMounts(ctx, key)
+		mounts, err = s.referenceMounts(ctx, key, nil)
 		return err
 	})
 	return mounts, err
 }
 
-// referenceMounts gives the mount of an active or viewed snapshot. It needs a transaction.
-func (s *Snapshotter) referenceMounts(ctx context.Context, key string) ([]mount.Mount, error) {
+// referenceMounts gives the mount of an active or viewed snapshot. It needs a transaction. image is what is known of the
+// image besides the snapshots, and may be nil.
+func (s *Snapshotter) referenceMounts(ctx context.Context, key string, image *layerName) ([]mount.Mount, error) {
 	// This refuses committed snapshots, which have no mounts.
 	if _, err := storage.GetSnapshot(ctx, key); err != nil {
 		return nil, fmt.Errorf("mounts of snapshot %s: %w", key, err)
@@ -108,6 +109,9 @@ func (s *Snapshotter) referenceMounts(ctx context.Context, key string) ([]mount.
 	name, err := imageBelow(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("find the image of snapshot %s: %w", key, err)
+	}
+	if image != nil {
+		name = *image
 	}
 	option, err := s.volume(name).Option()
 	if err != nil {

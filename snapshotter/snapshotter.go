@@ -233,7 +233,8 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 	return s.overlay.Usage(ctx, key)
 }
 
-// Mounts returns what Prepare or View returned.
+// Mounts returns what Prepare or View returned. On a reference it says more, once containerd can tell which image the
+// container runs, and refuses a container that would run on this host.
 func (s *Snapshotter) Mounts(ctx context.Context, key string) (mounts []mount.Mount, err error) {
 	info, err := s.overlay.Stat(ctx, key)
 	if err != nil {
@@ -242,8 +243,21 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) (mounts []mount.Mo
 	if modeOf(info) == ModeOverlay {
 		return s.overlay.Mounts(ctx, key)
 	}
+	var below layerName
 	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
-		mounts, err = s.referenceMounts(ctx, key)
+		below, err = imageBelow(ctx, key)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the image of snapshot %s: %w", key, err)
+	}
+	// Outside the transaction: it waits for containerd.
+	image, err := s.imageOfContainer(ctx, key, below)
+	if err != nil {
+		return nil, fmt.Errorf("mounts of snapshot %s: %w", key, err)
+	}
+	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
+		mounts, err = s.referenceMounts(ctx, key, image)
 		return err
 	})
 	return mounts, err

@@ -28,10 +28,17 @@ type fakeImages struct {
 	records []images.Record
 	err     error
 	asked   int
+	// containers are by id.
+	containers map[string]images.Container
 }
 
-func (f *fakeImages) Manifest(context.Context, digest.Digest) (*images.Image, error) {
-	return nil, errdefs.ErrNotImplemented
+func (f *fakeImages) Manifest(_ context.Context, d digest.Digest) (*images.Image, error) {
+	for _, i := range f.images {
+		if i.Manifest == d {
+			return i, f.err
+		}
+	}
+	return nil, errors.Join(f.err, errdefs.ErrNotFound)
 }
 
 func (f *fakeImages) Containing(_ context.Context, chain digest.Digest) (found []*images.Image, err error) {
@@ -52,6 +59,22 @@ func (f *fakeImages) Targeting(_ context.Context, d digest.Digest) (found []imag
 		}
 	}
 	return found, f.err
+}
+
+func (f *fakeImages) Named(_ context.Context, name string) (images.Record, error) {
+	for _, r := range f.records {
+		if r.Name == name {
+			return r, f.err
+		}
+	}
+	return images.Record{}, errors.Join(f.err, errdefs.ErrNotFound)
+}
+
+func (f *fakeImages) Container(_ context.Context, id string) (images.Container, error) {
+	if c, ok := f.containers[id]; ok {
+		return c, f.err
+	}
+	return images.Container{}, errors.Join(f.err, errdefs.ErrNotFound)
 }
 
 func (f *fakeImages) Close() error { return nil }

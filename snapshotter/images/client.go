@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
@@ -32,11 +33,12 @@ const (
 
 // Client asks one containerd. It is safe for concurrent use.
 type Client struct {
-	address  string
-	platform platforms.MatchComparer
-	conn     *grpc.ClientConn
-	records  imagesapi.ImagesClient
-	content  content.Store
+	address    string
+	platform   platforms.MatchComparer
+	conn       *grpc.ClientConn
+	records    imagesapi.ImagesClient
+	containers containersapi.ContainersClient
+	content    content.Store
 
 	mu    sync.Mutex
 	cache map[digest.Digest]*Image
@@ -56,7 +58,7 @@ func New(address string, platform ocispec.Platform) (*Client, error) {
 	}
 	return &Client{
 		address: address, platform: platforms.Only(platform), conn: conn,
-		records: imagesapi.NewImagesClient(conn), content: contentproxy.NewContentStore(conn),
+		records: imagesapi.NewImagesClient(conn), containers: containersapi.NewContainersClient(conn), content: contentproxy.NewContentStore(conn),
 		cache: map[digest.Digest]*Image{},
 	}, nil
 }

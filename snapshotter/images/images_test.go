@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -22,6 +23,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/coffer-project/coffer/integration/require"
 )
@@ -232,6 +234,44 @@ func TestRealContainerd(t *testing.T) {
 	}
 }
 
+func checkContainers(ctx context.Context, t *testing.T, client *Client) {
+	t.Helper()
+	spec := func(image string) *anypb.Any {
+		return &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: []byte(`{"annotations":{"` + annotationImage + `":"` + image + `"}}`)}
+	}
+	for id, tc := range map[string]struct {
+		image string
+		spec  *anypb.Any
+		want  string
+		fails bool
+	}{
+		"by-the-pod":        {image: "example.test/twin:1", spec: spec("example.test/plain:1"), want: "example.test/plain:1"},
+		"by-a-short-name":   {image: "example.test/twin:1", spec: spec("busybox"), want: "docker.io/library/busybox:latest"},
+		"by-tag-and-digest": {spec: spec("a.test/b:1@sha256:" + strings.Repeat("0", 64)), want: "a.test/b@sha256:" + strings.Repeat("0", 64)},
+		"by-containerd":     {image: "example.test/twin:1", spec: spec("sha256:" + strings.Repeat("0", 64)), want: "example.test/twin:1"},
+		"without-a-name":    {spec: spec("")},
+		"no-json":           {spec: &anypb.Any{TypeUrl: "x", Value: []byte("{")}, fails: true},
+	} {
+		record := &containersapi.Container{ID: id, Image: tc.image, Spec: tc.spec, Runtime: &containersapi.Container_Runtime{Name: "io.containerd.runc.v2"}}
+		if _, err := client.containers.Create(ctx, &containersapi.CreateContainerRequest{Container: record}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := client.Container(ctx, id)
+		if tc.fails {
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("container %s: %+v, %v", id, got, err)
+			}
+			continue
+		}
+		if err != nil || got.Image != tc.want || got.Runtime != "io.containerd.runc.v2" {
+			t.Errorf("container %s: %+v, %v", id, got, err)
+		}
+	}
+	if _, err := client.Container(ctx, "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("no such container: %v", err)
+	}
+}
+
 func checkAnswers(ctx context.Context, t *testing.T, client *Client, sealed, both, plain ocispec.Descriptor, chains []digest.Digest) {
 	t.Helper()
 	for name, d := range map[string]digest.Digest{"manifest": sealed.Digest, "index": both.Digest, "cached": both.Digest} {
@@ -297,6 +337,7 @@ func checkAnswers(ctx context.Context, t *testing.T, client *Client, sealed, bot
 	if _, err := client.Has(ctx, "not a digest"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("no digest: %v", err)
 	}
+	checkContainers(ctx, t, client)
 	if _, err := client.Manifest(ctx, digest.FromString("none")); !errdefs.IsNotFound(err) {
 		t.Errorf("no such manifest: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -15,7 +16,7 @@ func (c *Client) Names(ctx context.Context, manifest digest.Digest) (names []str
 	err = c.ask(ctx, "names of image "+manifest.String(), func(ctx context.Context) error {
 		resp, err := c.records.List(ctx, &imagesapi.ListImagesRequest{})
 		if err != nil {
-			return err
+			return errgrpc.ToNative(err)
 		}
 		for _, record := range resp.GetImages() {
 			image, err := c.load(ctx, digest.Digest(record.GetTarget().GetDigest()))
