@@ -110,6 +110,7 @@ func (l *ctrLab) refused(t *testing.T) {
 		"no network":   {l.runArgs(nil, "r1", "true"), "--cni"},
 		"host network": {l.runArgs([]string{"--net-host"}, "r2", "true"), "host's network"},
 		"host root":    {append(append([]string{"run", "--rootfs"}, l.run...), t.TempDir(), "r3", "true"), "run an image instead"},
+		"runc":         {[]string{"run", "--runtime", "io.containerd.runc.v2", "--snapshotter", "coffer", l.image, "r5", "true"}, "is left to guests"},
 		"no program":   {l.runArgs([]string{"--cni"}, "r4", "/no/such/program"), "/no/such/program"},
 	}
 	for name, test := range tests {
