@@ -66,6 +66,10 @@
 // the last one of its image (cri.image-layers names no other) is that image's reference put into the volume; otherwise
 // the source is volume.DummySource and the shim relies on CRI's annotation, which it must prefer in any case.
 //
+// When containerd asks for the mounts to start a container, it has recorded the container, and then it knows better: by the
+// name of the container's image the volume gets the digest of the manifest that this host resolved, so that a guest never
+// resolves a tag again. And a container of a runtime of this host is refused there.
+//
 // # What the host sees of a container's root
 //
 // containerd looks up users and groups in the root. The directory therefore has a passwd and a group file with the names
