@@ -79,7 +79,7 @@ func (m *matrix) answers(t *testing.T, c *harness.Container) {
 	}
 }
 
-// runs runs an image, which says its name.
+// runs has a world run an image, which says its name.
 func (m *matrix) runs(t *testing.T, world, image string) {
 	t.Helper()
 	output, err := m.try(t, m.pods[world], image, "/bin/cat", "/hello")
