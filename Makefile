@@ -51,6 +51,10 @@ bench-pull: build ## measure coffer-pull against this machine's limits and other
 bench-setup: setup ## install the tools that bench-pull compares with (root; Debian 12)
 	@apt-get -qq install -y --no-install-recommends skopeo umoci buildah
 
+.PHONY: bench-boot
+bench-boot: setup guest ## measure the start of PODS=10 pods and write out/bench/boot.json and boot.svg (ARGS='--variant NAME=DROP-IN.toml' compares)
+	@$(GO) run ./integration/bench/boot --out out/bench --pods $(or $(PODS),10) $(ARGS)
+
 # Packages whose tests boot VMs run one after the other: emulated VMs on a few cores would time each other out.
 VM_TESTS := ./integration/... ./shim/vm/...
 
