@@ -111,7 +111,9 @@ func (m machine) cpu() string {
 	case m.accelerator == KVM:
 		return "host"
 	}
-	return "max"
+	// Emulated, the fast string instructions copy and clear byte by byte. Without them a kernel and Go programs take wider
+	// ones, which saves a fifth of the kernel's boot.
+	return "max,-erms,-fsrm"
 }
 
 // append is the kernel command line; later parameters override earlier ones.
