@@ -38,6 +38,10 @@ func (m *Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, reapBudget)
 	defer cancel()
+	if err := dismiss(ctx, record.Address, id); err != nil {
+		// What it holds is released by force below; without a pod it ends by itself.
+		log.G(ctx).WithError(err).WithField("sandbox", id).Warn("shim did not end when it was asked to")
+	}
 	var faults []error
 	if record.StateDir != "" {
 		if err := m.reap(ctx, record.StateDir); err != nil {

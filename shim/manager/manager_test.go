@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,10 +13,12 @@ import (
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
@@ -151,6 +154,44 @@ func TestDelete(t *testing.T) {
 	must(t, err)
 	if !slices.Equal(reaped, []string{"/run/coffer/x", "/run/coffer/x"}) {
 		t.Errorf("reaped %q", reaped)
+	}
+}
+
+// dismissed is a pod's shim that notes when it is asked to end.
+type dismissed struct {
+	sandboxapi.TTRPCSandboxService
+	ids chan string
+}
+
+func (d *dismissed) ShutdownSandbox(_ context.Context, r *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
+	d.ids <- r.GetSandboxID()
+	return &sandboxapi.ShutdownSandboxResponse{}, nil
+}
+
+// TestDeleteEndsLivingShim: containerd calls `delete` also for a shim that lives, when its client gave up early.
+func TestDeleteEndsLivingShim(t *testing.T) {
+	bundle := t.TempDir()
+	path := filepath.Join(bundle, "socket")
+	listener, err := net.Listen("unix", path)
+	must(t, err)
+	server, err := ttrpc.NewServer()
+	must(t, err)
+	shimmed := &dismissed{ids: make(chan string, 1)}
+	sandboxapi.RegisterTTRPCSandboxService(server, shimmed)
+	go server.Serve(t.Context(), listener) //nolint:errcheck // ends with the test
+	t.Cleanup(func() { server.Close() })
+	must(t, (&Record{Address: "unix://" + path}).Write(bundle))
+	m := New("io.containerd.coffer.v2", "test", "", func(context.Context, string) error { return nil })
+	if _, err := m.Stop(deleteContext(bundle), "pod"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case id := <-shimmed.ids:
+		if id != "pod" {
+			t.Errorf("sandbox %q was to end", id)
+		}
+	default:
+		t.Error("the shim was not asked to end")
 	}
 }
 
