@@ -1,6 +1,6 @@
 // Package unpack turns the packed tar stream of a layer into a directory that the kernel's overlay can use as a lower
 // layer. The stream is hostile: sizes, counts and names are bounded while it is read, and names never lead outside of the
-// directory (containerd's archive package sees to that).
+// directory, which the kernel sees to, see tree.
 //
 // The package must never publish what it writes. A layer is poison until its stream ended without an error and its
 // digest was compared, which is for the caller.
@@ -14,9 +14,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -114,26 +114,46 @@ func (u *Unpacker) Apply(ctx context.Context, dir string, r io.Reader) (size int
 		return 0, nil, fmt.Errorf("prepare layer directory: %w", err)
 	}
 	q := newQuota(u.limits, u.space, r)
-	w := &whiteouts{}
-	_, err = archive.Apply(ctx, dir, q,
-		archive.WithConvertWhiteout(w.convert),
-		archive.WithFilter(func(hdr *tar.Header) (bool, error) {
-			if err := q.entry(hdr); err != nil {
-				return false, err
-			}
-			return u.wanted(ctx, hdr), nil
-		}))
-	if err == nil {
-		err = w.settle(dir)
-	}
-	if err == nil {
-		// The tar reader stops at the end marker; digest and HMAC cover what follows it, too.
-		_, err = io.Copy(io.Discard, q)
-	}
-	if err != nil {
+	if err := u.apply(ctx, dir, q); err != nil {
 		return 0, nil, fmt.Errorf("unpack layer: %w", classify(err))
 	}
 	return q.bytes, q.implied(), nil
+}
+
+func (u *Unpacker) apply(ctx context.Context, dir string, q *quota) error {
+	w, err := newWriter(dir)
+	if err != nil {
+		return err
+	}
+	defer w.tree.close()
+	for tr := tar.NewReader(q); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		hdr, err := tr.Next()
+		if err == io.EOF { // a wrapped one is no end
+			break
+		}
+		if err != nil {
+			return err
+		}
+		hdr.Name = path.Clean(hdr.Name)
+		if err := q.entry(hdr); err != nil {
+			return err
+		}
+		if !u.wanted(ctx, hdr) {
+			continue
+		}
+		if err := w.write(ctx, hdr, tr); err != nil {
+			return err
+		}
+	}
+	if err := w.settle(); err != nil {
+		return err
+	}
+	// The tar reader stops at the end marker; digest and HMAC cover what follows it, too.
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{q}, w.buf)
+	return err
 }
 
 // classify gives errors of the kernel and of decoders the class that the caller decides by. Other errors pass unchanged.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,27 +24,36 @@ type whiteouts struct {
 	hidden []string
 }
 
-// convert is called for each entry with the place it would be written to, and returns whether it is to be written.
-func (w *whiteouts) convert(hdr *tar.Header, path string) (bool, error) {
-	dir, base := filepath.Split(path)
+// convert looks at the entry of a name in an open directory, and returns whether it is to be written as it is.
+func (w *whiteouts) convert(hdr *tar.Header, dir int, base string) (bool, error) {
 	if base == opaqueMarker {
-		return false, opaque(dir)
+		return false, opaque(fdPath(dir))
 	}
 	name, marker := strings.CutPrefix(base, whiteoutPrefix)
 	if !marker {
 		return true, nil
 	}
-	target := filepath.Join(dir, name)
-	w.hidden = append(w.hidden, target)
-	err := unix.Mknod(target, unix.S_IFCHR, 0)
+	if name == "" || name == "." || name == ".." {
+		return false, fmt.Errorf("whiteout hides no name: %w", errdefs.ErrInvalidArgument)
+	}
+	// The name by which settle finds it again is the kernel's: links on the way to it are resolved.
+	place, err := os.Readlink(fdPath(dir))
+	if err != nil {
+		return false, fmt.Errorf("make whiteout: %w", err)
+	}
+	w.hidden = append(w.hidden, filepath.Join(place, name))
+	err = unix.Mknodat(dir, name, unix.S_IFCHR, 0)
 	if errors.Is(err, unix.EEXIST) {
 		// What this layer brings hides the name already, see settle for directories.
 		return false, nil
 	}
+	if err == nil {
+		err = unix.Fchownat(dir, name, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW)
+	}
 	if err != nil {
 		return false, fmt.Errorf("make whiteout: %w", err)
 	}
-	return false, os.Lchown(target, hdr.Uid, hdr.Gid)
+	return false, nil
 }
 
 // settle makes directories opaque that took the place of a hidden name; otherwise overlay would merge them with what was
@@ -85,7 +95,7 @@ func opaqueIn(r *os.Root, name string) error {
 }
 
 func opaque(dir string) error {
-	if err := unix.Lsetxattr(filepath.Clean(dir), opaqueXattr, []byte{'y'}, 0); err != nil {
+	if err := unix.Setxattr(dir, opaqueXattr, []byte{'y'}, 0); err != nil {
 		return fmt.Errorf("mark directory opaque (the store must support trusted extended attributes): %w", err)
 	}
 	return nil
