@@ -115,9 +115,13 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) err
 	if err := m.pinMounts(c, p); err != nil {
 		return err
 	}
-	if err := c.resolveUser(p.spec.Process, p.userName); err != nil {
+	user, err := c.resolveUser(p.spec.Process, p.userName)
+	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.user = &user
+	c.mu.Unlock()
 	for name, value := range p.sysctls {
 		if err := m.Sandbox.SetSysctl(name, value); err != nil {
 			return err
@@ -201,15 +205,15 @@ func (m *Manager) pinMounts(c *Container, p *plan) error {
 	return nil
 }
 
-// resolveUser completes the user from the image, which the host cannot read.
-func (c *Container) resolveUser(process *specs.Process, name string) error {
+// resolveUser completes the process's user from the image, which the host cannot read, and returns it.
+func (c *Container) resolveUser(process *specs.Process, name string) (rootfs.User, error) {
 	want := rootfs.User{UID: process.User.UID, GID: process.User.GID, Groups: process.User.AdditionalGids}
 	user, err := rootfs.Resolve(c.root, name, want, c.strictGroups)
 	if err != nil {
-		return fmt.Errorf("container %s: %w", c.id, err)
+		return rootfs.User{}, fmt.Errorf("container %s: %w", c.id, err)
 	}
 	process.User = specs.User{UID: user.UID, GID: user.GID, AdditionalGids: user.Groups}
-	return nil
+	return user, nil
 }
 
 func writeSpec(path string, s *specs.Spec) error {

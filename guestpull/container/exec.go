@@ -41,7 +41,7 @@ func (m *Manager) Exec(ctx context.Context, req *agentpb.ExecProcessRequest) (re
 	if err != nil {
 		return fmt.Errorf("exec %s in container %s: %w", req.GetExecId(), c.id, err)
 	}
-	if err := c.resolveUser(process, req.GetProcess().GetUser().GetUsername()); err != nil {
+	if _, err := c.resolveUser(process, req.GetProcess().GetUser().GetUsername()); err != nil {
 		return err
 	}
 	if err := c.reserveExec(req.GetExecId()); err != nil {

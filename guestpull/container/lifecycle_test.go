@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/coffer-project/coffer/guestpull/container/mount"
+	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
@@ -210,6 +213,30 @@ func TestExecIDIsFreeAgain(t *testing.T) {
 	defer c.mu.Unlock()
 	if len(c.execs) != 1 || len(c.execOrder) != 1 {
 		t.Errorf("%d execs are kept, %d in order", len(c.execs), len(c.execOrder))
+	}
+}
+
+// TestUserIsTold: the host learns who the first process runs as, and an exec as somebody else does not change that.
+func TestUserIsTold(t *testing.T) {
+	require.Root(t)
+	f := newFakes(t)
+	etc := filepath.Join(f.images.layer, "etc")
+	must(t, errors.Join(
+		os.Mkdir(etc, 0o755),
+		os.WriteFile(filepath.Join(etc, "passwd"), []byte("root:x:0:0:::\napp:x:1000:1001:::\n"), 0o600),
+		os.WriteFile(filepath.Join(etc, "group"), []byte("extra:x:50000:app\n"), 0o600),
+	))
+	req := f.request("c1")
+	req.OCI.Process.User = &oci.User{Username: "app", AdditionalGids: []uint32{7}}
+	must(t, f.Create(t.Context(), req))
+	must(t, f.Start(t.Context(), "c1"))
+	must(t, f.Exec(t.Context(), &agentpb.ExecProcessRequest{ContainerId: "c1", ExecId: "e1", Process: &oci.Process{Args: []string{"x"}}}))
+	got, err := f.User("c1")
+	if want := (rootfs.User{UID: 1000, GID: 1001, Groups: []uint32{7, 1001, 50000}}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := f.User("c2"); !errdefs.IsNotFound(err) {
+		t.Errorf("unknown container: %v", err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/mount"
+	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -79,6 +80,7 @@ type Container struct {
 	execs     map[string]*process
 	execOrder []string // for forgetting the oldest first
 	report    *image.Report
+	user      *rootfs.User // of the first process, once it is known
 }
 
 func (m *Manager) rootfs(id string) string { return filepath.Join(m.Base, id, "rootfs") }
@@ -178,4 +180,19 @@ func (m *Manager) PullReport(id string) (*image.Report, error) {
 		return nil, fmt.Errorf("container %s has pulled no image: %w", id, errdefs.ErrNotFound)
 	}
 	return c.report, nil
+}
+
+// User returns who the container's first process runs as. NotFound: no such container, or it is the sandbox, in which no program
+// runs, or the image has not come in yet.
+func (m *Manager) User(id string) (rootfs.User, error) {
+	c, err := m.get(id)
+	if err != nil {
+		return rootfs.User{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.user == nil {
+		return rootfs.User{}, fmt.Errorf("user of container %s is not known: %w", id, errdefs.ErrNotFound)
+	}
+	return *c.user, nil
 }

@@ -62,7 +62,7 @@ var rules = map[string]rule{
 	// Questions.
 	"Check": allow, "Version": allow, "GetGuestDetails": allow, "GetMetrics": allow, "GetOOMEvent": allow, "StatsContainer": allow,
 	"ListInterfaces": allow, "ListRoutes": allow, "GetDiagnosticData": allow, "GetVolumeStats": allow,
-	"GetBootReport": allow, "GetPullReport": allow, "WaitPull": allow,
+	"GetBootReport": allow, "GetPullReport": allow, "GetContainerUser": allow, "WaitPull": allow,
 	// The pod's life.
 	"CreateSandbox": sandboxRule, "DestroySandbox": allow,
 	"CreateContainer": allow, "StartContainer": allow, "RemoveContainer": allow, "UpdateContainer": allow,

@@ -44,6 +44,7 @@ func TestBuiltin(t *testing.T) {
 		"forward, port too big": {NewBuiltin(), "Forward", &guestpb.ForwardRequest{Port: 65536 + 22}, true},
 		"forward, other type":   {NewBuiltin(), "Forward", &agentpb.SetPolicyRequest{}, true},
 		"diagnostics of a pull": {NewBuiltin(), "GetPullReport", &guestpb.GetPullReportRequest{}, false},
+		"who a process is":      {NewBuiltin(), "GetContainerUser", &guestpb.GetContainerUserRequest{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := test.engine.Allow(t.Context(), test.method, test.request)

@@ -55,6 +55,15 @@ func (s *service) GetPullReport(_ context.Context, r *guestpb.GetPullReportReque
 	return report.Proto(), nil
 }
 
+// GetContainerUser returns who a container's first process runs as.
+func (s *service) GetContainerUser(_ context.Context, r *guestpb.GetContainerUserRequest) (*guestpb.ContainerUser, error) {
+	user, err := s.Containers.User(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return &guestpb.ContainerUser{Uid: user.UID, Gid: user.GID, AdditionalGids: user.Groups}, nil
+}
+
 // WaitPull answers when there is news of a container's pull.
 func (s *service) WaitPull(ctx context.Context, r *guestpb.WaitPullRequest) (*guestpb.PullProgress, error) {
 	progress, err := s.Pulls.Wait(ctx, r.GetContainerId(), r.GetSeen())

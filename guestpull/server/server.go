@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -51,6 +52,7 @@ type Streams interface {
 type Reports interface {
 	Stats(ctx context.Context, id string) (*agentpb.CgroupStats, error)
 	PullReport(id string) (*image.Report, error)
+	User(id string) (rootfs.User, error)
 	TerminationLog(id string) ([]byte, error)
 }
 

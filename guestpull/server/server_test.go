@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -82,6 +84,9 @@ func (f *fake) Stats(_ context.Context, id string) (*agentpb.CgroupStats, error)
 }
 func (f *fake) PullReport(id string) (*image.Report, error) {
 	return &image.Report{Reference: "ref", KeyIDs: []string{"kbs:///a/b/c"}}, f.note("report %s", id)
+}
+func (f *fake) User(id string) (rootfs.User, error) {
+	return rootfs.User{UID: 1000, GID: 1001, Groups: []uint32{1001, 50000}}, f.note("user %s", id)
 }
 func (f *fake) TerminationLog(id string) ([]byte, error) {
 	return []byte("bye\xff"), f.note("log %s", id)
@@ -216,6 +221,10 @@ func TestCallsReachTheirParts(t *testing.T) {
 	report, err := guestpb.NewDiagnosticsClient(client).GetPullReport(ctx, &guestpb.GetPullReportRequest{ContainerId: "c1"})
 	if err != nil || report.GetReference() != "ref" {
 		t.Errorf("pull report: %v, %v", report, err)
+	}
+	user, err := guestpb.NewDiagnosticsClient(client).GetContainerUser(ctx, &guestpb.GetContainerUserRequest{ContainerId: "c1"})
+	if err != nil || user.GetUid() != 1000 || user.GetGid() != 1001 || !slices.Equal(user.GetAdditionalGids(), []uint32{1001, 50000}) {
+		t.Errorf("user: %v, %v", user, err)
 	}
 	progress, err := guestpb.NewProgressClient(client).WaitPull(ctx, &guestpb.WaitPullRequest{ContainerId: "c1", Seen: 4})
 	if err != nil || progress.GetSerial() != 5 || progress.GetPhase() != "fetch" || progress.GetBytesFetched() != 7 {

@@ -356,6 +356,113 @@ func (x *Layer) GetEncrypted() bool {
 	return false
 }
 
+type GetContainerUserRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetContainerUserRequest) Reset() {
+	*x = GetContainerUserRequest{}
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetContainerUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetContainerUserRequest) ProtoMessage() {}
+
+func (x *GetContainerUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetContainerUserRequest.ProtoReflect.Descriptor instead.
+func (*GetContainerUserRequest) Descriptor() ([]byte, []int) {
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetContainerUserRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+// ContainerUser has ids as they are inside the container: a user namespace of the pod maps them to others.
+type ContainerUser struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   uint32                 `protobuf:"varint,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid   uint32                 `protobuf:"varint,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	// additional_gids are the supplementary groups, in ascending order. The primary group is among them where the image or
+	// the request puts it there.
+	AdditionalGids []uint32 `protobuf:"varint,3,rep,packed,name=additional_gids,json=additionalGids,proto3" json:"additional_gids,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ContainerUser) Reset() {
+	*x = ContainerUser{}
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerUser) ProtoMessage() {}
+
+func (x *ContainerUser) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerUser.ProtoReflect.Descriptor instead.
+func (*ContainerUser) Descriptor() ([]byte, []int) {
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ContainerUser) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *ContainerUser) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *ContainerUser) GetAdditionalGids() []uint32 {
+	if x != nil {
+		return x.AdditionalGids
+	}
+	return nil
+}
+
 var File_proto_guestpull_v1_diagnostics_proto protoreflect.FileDescriptor
 
 const file_proto_guestpull_v1_diagnostics_proto_rawDesc = "" +
@@ -383,10 +490,17 @@ const file_proto_guestpull_v1_diagnostics_proto_rawDesc = "" +
 	"media_type\x18\x02 \x01(\tR\tmediaType\x12)\n" +
 	"\x10compressed_bytes\x18\x03 \x01(\x03R\x0fcompressedBytes\x12%\n" +
 	"\x0eunpacked_bytes\x18\x04 \x01(\x03R\runpackedBytes\x12\x1c\n" +
-	"\tencrypted\x18\x05 \x01(\bR\tencrypted2\xc7\x01\n" +
+	"\tencrypted\x18\x05 \x01(\bR\tencrypted\"<\n" +
+	"\x17GetContainerUserRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\\\n" +
+	"\rContainerUser\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x02 \x01(\rR\x03gid\x12'\n" +
+	"\x0fadditional_gids\x18\x03 \x03(\rR\x0eadditionalGids2\xad\x02\n" +
 	"\vDiagnostics\x12[\n" +
 	"\rGetBootReport\x12).coffer.guestpull.v1.GetBootReportRequest\x1a\x1f.coffer.guestpull.v1.BootReport\x12[\n" +
-	"\rGetPullReport\x12).coffer.guestpull.v1.GetPullReportRequest\x1a\x1f.coffer.guestpull.v1.PullReportB?Z=github.com/coffer-project/coffer/proto/guestpull/v1;guestpullb\x06proto3"
+	"\rGetPullReport\x12).coffer.guestpull.v1.GetPullReportRequest\x1a\x1f.coffer.guestpull.v1.PullReport\x12d\n" +
+	"\x10GetContainerUser\x12,.coffer.guestpull.v1.GetContainerUserRequest\x1a\".coffer.guestpull.v1.ContainerUserB?Z=github.com/coffer-project/coffer/proto/guestpull/v1;guestpullb\x06proto3"
 
 var (
 	file_proto_guestpull_v1_diagnostics_proto_rawDescOnce sync.Once
@@ -400,14 +514,16 @@ func file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP() []byte {
 	return file_proto_guestpull_v1_diagnostics_proto_rawDescData
 }
 
-var file_proto_guestpull_v1_diagnostics_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_proto_guestpull_v1_diagnostics_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_proto_guestpull_v1_diagnostics_proto_goTypes = []any{
-	(*GetBootReportRequest)(nil), // 0: coffer.guestpull.v1.GetBootReportRequest
-	(*BootReport)(nil),           // 1: coffer.guestpull.v1.BootReport
-	(*GetPullReportRequest)(nil), // 2: coffer.guestpull.v1.GetPullReportRequest
-	(*PullReport)(nil),           // 3: coffer.guestpull.v1.PullReport
-	(*Phase)(nil),                // 4: coffer.guestpull.v1.Phase
-	(*Layer)(nil),                // 5: coffer.guestpull.v1.Layer
+	(*GetBootReportRequest)(nil),    // 0: coffer.guestpull.v1.GetBootReportRequest
+	(*BootReport)(nil),              // 1: coffer.guestpull.v1.BootReport
+	(*GetPullReportRequest)(nil),    // 2: coffer.guestpull.v1.GetPullReportRequest
+	(*PullReport)(nil),              // 3: coffer.guestpull.v1.PullReport
+	(*Phase)(nil),                   // 4: coffer.guestpull.v1.Phase
+	(*Layer)(nil),                   // 5: coffer.guestpull.v1.Layer
+	(*GetContainerUserRequest)(nil), // 6: coffer.guestpull.v1.GetContainerUserRequest
+	(*ContainerUser)(nil),           // 7: coffer.guestpull.v1.ContainerUser
 }
 var file_proto_guestpull_v1_diagnostics_proto_depIdxs = []int32{
 	4, // 0: coffer.guestpull.v1.BootReport.phases:type_name -> coffer.guestpull.v1.Phase
@@ -415,10 +531,12 @@ var file_proto_guestpull_v1_diagnostics_proto_depIdxs = []int32{
 	5, // 2: coffer.guestpull.v1.PullReport.layers:type_name -> coffer.guestpull.v1.Layer
 	0, // 3: coffer.guestpull.v1.Diagnostics.GetBootReport:input_type -> coffer.guestpull.v1.GetBootReportRequest
 	2, // 4: coffer.guestpull.v1.Diagnostics.GetPullReport:input_type -> coffer.guestpull.v1.GetPullReportRequest
-	1, // 5: coffer.guestpull.v1.Diagnostics.GetBootReport:output_type -> coffer.guestpull.v1.BootReport
-	3, // 6: coffer.guestpull.v1.Diagnostics.GetPullReport:output_type -> coffer.guestpull.v1.PullReport
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
+	6, // 5: coffer.guestpull.v1.Diagnostics.GetContainerUser:input_type -> coffer.guestpull.v1.GetContainerUserRequest
+	1, // 6: coffer.guestpull.v1.Diagnostics.GetBootReport:output_type -> coffer.guestpull.v1.BootReport
+	3, // 7: coffer.guestpull.v1.Diagnostics.GetPullReport:output_type -> coffer.guestpull.v1.PullReport
+	7, // 8: coffer.guestpull.v1.Diagnostics.GetContainerUser:output_type -> coffer.guestpull.v1.ContainerUser
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -435,7 +553,7 @@ func file_proto_guestpull_v1_diagnostics_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_guestpull_v1_diagnostics_proto_rawDesc), len(file_proto_guestpull_v1_diagnostics_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

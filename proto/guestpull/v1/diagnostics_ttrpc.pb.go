@@ -10,6 +10,7 @@ import (
 type DiagnosticsService interface {
 	GetBootReport(context.Context, *GetBootReportRequest) (*BootReport, error)
 	GetPullReport(context.Context, *GetPullReportRequest) (*PullReport, error)
+	GetContainerUser(context.Context, *GetContainerUserRequest) (*ContainerUser, error)
 }
 
 func RegisterDiagnosticsService(srv *ttrpc.Server, svc DiagnosticsService) {
@@ -28,6 +29,13 @@ func RegisterDiagnosticsService(srv *ttrpc.Server, svc DiagnosticsService) {
 					return nil, err
 				}
 				return svc.GetPullReport(ctx, &req)
+			},
+			"GetContainerUser": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req GetContainerUserRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.GetContainerUser(ctx, &req)
 			},
 		},
 	})
@@ -54,6 +62,14 @@ func (c *diagnosticsClient) GetBootReport(ctx context.Context, req *GetBootRepor
 func (c *diagnosticsClient) GetPullReport(ctx context.Context, req *GetPullReportRequest) (*PullReport, error) {
 	var resp PullReport
 	if err := c.client.Call(ctx, "coffer.guestpull.v1.Diagnostics", "GetPullReport", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *diagnosticsClient) GetContainerUser(ctx context.Context, req *GetContainerUserRequest) (*ContainerUser, error) {
+	var resp ContainerUser
+	if err := c.client.Call(ctx, "coffer.guestpull.v1.Diagnostics", "GetContainerUser", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
