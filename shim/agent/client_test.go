@@ -254,8 +254,15 @@ func TestReports(t *testing.T) {
 	if report, err := client.PullReport(testContext(t), "c"); err != nil || report.GetReference() == "" {
 		t.Errorf("pull report %v, %v", report, err)
 	}
+	guest.RunAs(&guestpullpb.ContainerUser{Uid: 7})
+	if user, err := client.ContainerUser(testContext(t), "c"); err != nil || user.GetUid() != 7 {
+		t.Errorf("user %v, %v", user, err)
+	}
 	if _, err := client.PullReport(testContext(t), "other"); !errdefs.IsNotFound(err) {
-		t.Errorf("unknown container: got %v", err)
+		t.Errorf("pull report of an unknown container: got %v", err)
+	}
+	if _, err := client.ContainerUser(testContext(t), "other"); !errdefs.IsNotFound(err) {
+		t.Errorf("user of an unknown container: got %v", err)
 	}
 }
 
@@ -268,6 +275,9 @@ func TestStockGuest(t *testing.T) {
 	}
 	if _, err := client.PullReport(testContext(t), "c"); !errdefs.IsNotImplemented(err) {
 		t.Errorf("pull report: got %v", err)
+	}
+	if _, err := client.ContainerUser(testContext(t), "c"); !errdefs.IsNotImplemented(err) {
+		t.Errorf("user: got %v", err)
 	}
 	createAndStart(t, client, "c")
 }

@@ -36,6 +36,19 @@ func (c *Client) PullReport(ctx context.Context, containerID string) (*guestpull
 	return report, nil
 }
 
+// ContainerUser asks who a container's first process runs as: errdefs.ErrNotFound for an unknown container,
+// errdefs.ErrNotImplemented when the guest does not tell.
+func (c *Client) ContainerUser(ctx context.Context, containerID string) (*guestpullpb.ContainerUser, error) {
+	user, err := c.diagnostics.GetContainerUser(ctx, &guestpullpb.GetContainerUserRequest{ContainerId: containerID})
+	if errdefs.IsInvalidArgument(err) {
+		return nil, fmt.Errorf("guest does not tell users: %w: %w", err, errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return user, nil
+}
+
 // WaitPull waits for news of a container's image pull that are newer than seen, the serial of the answer before. The
 // guest answers after a while in any case: errdefs.ErrNotFound when it knows of no pull. errdefs.ErrNotImplemented: it
 // offers no progress.

@@ -90,6 +90,9 @@ func (b *Bundle) Path() string { return b.path }
 // Terminal tells whether the container's first process gets a terminal.
 func (b *Bundle) Terminal() bool { return b.spec.Process.Terminal }
 
+// User is who the container's first process is to run as, as far as containerd knows.
+func (b *Bundle) User() specs.User { return b.spec.Process.User }
+
 // IsSandbox tells whether the container is a pod's sandbox (pause) container, which the VM itself replaces.
 func (b *Bundle) IsSandbox() bool {
 	return b.spec.Annotations[annotationType] == "sandbox" || b.spec.Annotations[annotationTypeCRIO] == "sandbox"

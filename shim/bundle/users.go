@@ -29,7 +29,18 @@ const (
 
 // Users turns the ids of a container's processes back into the names that containerd looked up on the host. The zero
 // value leaves ids as they are.
-type Users struct{ table hostroot.Table }
+type Users struct {
+	table hostroot.Table
+	// first is who the container's first process runs as, nil when that is not known.
+	first *specs.User
+}
+
+// WithFirst adds who the container's first process runs as. containerd gives its ids to execs once they are in its record
+// of the container, and then they are complete: a group 0 among them is the image's and no gap to fill.
+func (u Users) WithFirst(user specs.User) Users {
+	u.first = &user
+	return u
+}
 
 // LoadUsers reads the names from the folder that the root's mount binds. A snapshotter that offers none is fine.
 func LoadUsers(rootfs []*types.Mount) (Users, error) {
@@ -75,6 +86,10 @@ func (u Users) request(in specs.User) (*ocipb.User, error) {
 		if !hostroot.Reserved(gid) {
 			out.AdditionalGids = append(out.AdditionalGids, gid)
 		}
+	}
+	if u.first != nil && in.UID == u.first.UID && in.GID == u.first.GID && in.Username == "" {
+		out.Username = fmt.Sprintf("%d:%d", in.UID, in.GID)
+		return out, nil
 	}
 	primary, listed := u.table.Primary(in.UID)
 	name, byName := u.table.User(in.UID)

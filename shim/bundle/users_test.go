@@ -109,6 +109,25 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// TestUsersWithFirst: containerd gives an exec what the guest has told of the first process.
+func TestUsersWithFirst(t *testing.T) {
+	users := Users{}.WithFirst(specs.User{UID: 1000, GID: 0})
+	for name, tc := range map[string]struct {
+		in   specs.User
+		want string
+	}{
+		"the first process's":  {in: specs.User{UID: 1000, AdditionalGids: []uint32{0, 7}}, want: "1000:0"},
+		"with another group":   {in: specs.User{UID: 1000, GID: 7}},
+		"another user":         {in: specs.User{UID: 1001}},
+		"named by the request": {in: specs.User{UID: 1000, Username: "app"}, want: "app"},
+	} {
+		got, err := users.request(tc.in)
+		if err != nil || got.GetUsername() != tc.want || got.GetUID() != tc.in.UID || !slices.Equal(got.GetAdditionalGids(), tc.in.AdditionalGids) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
 func TestLoadUsers(t *testing.T) {
 	good := hostroot.Collect().Files()
 	for name, tc := range map[string]struct {

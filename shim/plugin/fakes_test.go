@@ -12,6 +12,7 @@ import (
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/ttrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
@@ -249,4 +250,55 @@ func (g *guard) setIdle(idle time.Duration) {
 	g.idle = idle
 	g.mu.Unlock()
 	g.touch()
+}
+
+// fakeRecords are containerd's records of containers.
+type fakeRecords struct {
+	images map[string]string
+
+	mu    sync.Mutex
+	err   error
+	calls int // of SetUser
+	users map[string]specs.User
+}
+
+func newFakeRecords() *fakeRecords {
+	return &fakeRecords{images: map[string]string{}, users: map[string]specs.User{}}
+}
+
+func (f *fakeRecords) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *fakeRecords) Image(_ context.Context, id string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.images[id], f.err
+}
+
+func (f *fakeRecords) SetUser(_ context.Context, id string, user specs.User) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	if f.err == nil {
+		f.users[id] = user
+	}
+	return f.err
+}
+
+// user is what SetUser has put into a record.
+func (f *fakeRecords) user(id string) (specs.User, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	user, ok := f.users[id]
+	return user, ok
+}
+
+// attempts is how often SetUser was called.
+func (f *fakeRecords) attempts() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls
 }

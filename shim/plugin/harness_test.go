@@ -57,9 +57,9 @@ type harness struct {
 	network   *fakeNetwork
 	events    *eventLog
 	config    *config.Config
-	mounts    []specs.Mount     // of containers
-	images    map[string]string // what containerd calls the containers' images, by container
-	imagesErr error
+	mounts    []specs.Mount // of containers
+	records   *fakeRecords
+	user      specs.User // who containers are to run as
 	tasks     taskapi.TTRPCTaskService
 	sandboxes sandboxapi.TTRPCSandboxService
 }
@@ -70,7 +70,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 	root := t.TempDir()
 	h := &harness{
 		t: t, root: root, netns: "/run/netns/pod", bundle: filepath.Join(root, "bundle"), guest: agenttest.New(t, options...), driver: &vmtest.Driver{},
-		network: &fakeNetwork{attached: map[string]int{}}, events: newEventLog(), config: config.Default(),
+		network: &fakeNetwork{attached: map[string]int{}}, events: newEventLog(), records: newFakeRecords(), config: config.Default(),
 	}
 	h.config.StateDir = filepath.Join(root, "state")
 	h.config.Guest.BootTimeout.Duration = 5 * time.Second
@@ -90,7 +90,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 		Network:    h.network,
 		Forward:    h.network.forward,
 		HostDNS:    func() (*cri.DNSConfig, error) { return &cri.DNSConfig{Servers: []string{"192.0.2.53"}}, nil },
-	}, h.events, func(_ context.Context, id string) (string, error) { return h.images[id], h.imagesErr }, h.end, record)
+	}, h.events, h.records, h.end, record)
 	h.serve(life)
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), "test"), 2*patience)
 	h.ctx = ctx
@@ -227,7 +227,7 @@ func (h *harness) writeBundle(id string, annotations map[string]string) string {
 	must(h.t, os.Mkdir(dir, 0o700))
 	spec := specs.Spec{
 		Version: specs.Version, Annotations: annotations, Hostname: "spec-host", Hooks: h.hooks,
-		Process: &specs.Process{Args: []string{"/bin/app"}, Cwd: "/"},
+		Process: &specs.Process{Args: []string{"/bin/app"}, Cwd: "/", User: h.user},
 		Root:    &specs.Root{Path: "rootfs"},
 		Mounts:  h.mounts,
 		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: h.netns}}},
@@ -277,7 +277,7 @@ func (h *harness) process(id, exec string) *agenttest.Process {
 
 func (h *harness) exec(id, exec string, io stdioPaths) error {
 	h.t.Helper()
-	raw, err := json.Marshal(specs.Process{Args: []string{"/bin/sh"}, Cwd: "/"})
+	raw, err := json.Marshal(specs.Process{Args: []string{"/bin/sh"}, Cwd: "/", User: h.user})
 	must(h.t, err)
 	_, err = h.tasks.Exec(h.ctx, &taskapi.ExecProcessRequest{
 		ID: id, ExecID: exec, Stdin: io.stdin, Stdout: io.stdout, Stderr: io.stderr, Spec: &anypb.Any{Value: raw},

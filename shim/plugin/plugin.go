@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/plugin/registry"
 	"github.com/containerd/ttrpc"
 
+	"github.com/coffer-project/coffer/shim/containers"
 	"github.com/coffer-project/coffer/shim/manager"
 	"github.com/coffer-project/coffer/shim/sandbox"
 	"github.com/coffer-project/coffer/shim/task"
@@ -79,20 +80,20 @@ func newHost(ic *plugin.InitContext) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := imageNames(ic.Properties[plugins.PropertyGRPCAddress])
-	return assemble(ic.Context, platform(), publisher.(shim.Publisher), names, end, record), nil
+	records := containers.New(ic.Properties[plugins.PropertyGRPCAddress])
+	return assemble(ic.Context, platform(), publisher.(shim.Publisher), records, end, record), nil
 }
 
 // assemble connects the parts. end's callback stops the pod and then delivers the last events.
 func assemble(
-	life context.Context, p sandbox.Platform, publisher shim.Publisher, names task.ImageNames, end shutdown.Service,
+	life context.Context, p sandbox.Platform, publisher shim.Publisher, records task.Records, end shutdown.Service,
 	record *bundleRecord,
 ) *host {
 	pod := sandbox.New(life, p)
 	guard := newGuard(pod, record.removeSocket, end.Shutdown)
 	h := &host{guard: guard}
 	h.tasks = task.NewService(life, task.Options{
-		Pod: pod, Publisher: publisher, ImageNames: names, ConfigPath: record.configPath(), Placed: record.placed, Hooked: record.hooked, Shutdown: guard.shutdown,
+		Pod: pod, Publisher: publisher, Records: records, ConfigPath: record.configPath(), Placed: record.placed, Hooked: record.hooked, Shutdown: guard.shutdown,
 	})
 	h.sandboxes = sandbox.NewService(sandbox.ServiceOptions{
 		Pod: pod, ConfigPath: record.configPath(), Placed: record.placed, Shutdown: guard.shutdown,

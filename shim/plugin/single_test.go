@@ -53,7 +53,7 @@ func TestSingleContainerFails(t *testing.T) {
 // say in containerd's record of the container which one it is.
 func TestImageByContainerd(t *testing.T) {
 	h := newHarness(t)
-	h.images = map[string]string{"c1": "registry.example/twin:1"}
+	h.records.images["c1"] = "registry.example/twin:1"
 	h.run("c1")
 	request := h.guest.Calls("CreateContainer")[0].Request.(*agentpb.CreateContainerRequest)
 	if got := request.GetStorages()[0].GetSource(); got != "registry.example/twin:1" {
@@ -63,7 +63,7 @@ func TestImageByContainerd(t *testing.T) {
 
 func TestImageNotToldByContainerd(t *testing.T) {
 	h := newHarness(t)
-	h.imagesErr = errdefs.ErrUnavailable
+	h.records.fail(errdefs.ErrUnavailable)
 	if err := h.create("c1", stdioPaths{}, nil); !errdefs.IsUnavailable(err) {
 		t.Errorf("creation: %v", err)
 	}
@@ -259,7 +259,7 @@ func TestHooks(t *testing.T) {
 			}
 		}, []string{"create", "stop"}},
 		"failing creation": {func(h *harness) {
-			h.imagesErr = errdefs.ErrUnavailable
+			h.records.fail(errdefs.ErrUnavailable)
 			if err := h.create("c1", stdioPaths{}, map[string]string{"team": "green"}); !errdefs.IsUnavailable(err) {
 				h.t.Errorf("creation: %v", err)
 			}

@@ -36,6 +36,8 @@ type container struct {
 	init   *process
 	// users are the names behind the user ids of its processes.
 	users bundle.Users
+	// recorded is the user that containerd's record of the container was corrected to, nil when it was not.
+	recorded *specs.User
 	// files are the host's files that the container has, live the copies that follow the kubelet. They are set before
 	// guest; nil for kindPause.
 	files *bundle.Files

@@ -159,6 +159,7 @@ func (s *Service) createInGuest(
 		log.G(ctx).WithError(err).Warn("guest gave no pull report")
 	}
 	pull.end(nil, report)
+	s.learnUser(ctx, guest, b, c)
 	return report, nil
 }
 
@@ -177,7 +178,7 @@ func (s *Service) bundleOptions(ctx context.Context, r *taskapi.CreateTaskReques
 	if b.NamesImage() {
 		return options, nil
 	}
-	options.Image, err = s.images(ctx, r.GetID())
+	options.Image, err = s.records.Image(ctx, r.GetID())
 	return options, err
 }
 

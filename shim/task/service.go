@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -41,7 +42,7 @@ type Service struct {
 	life       context.Context
 	pod        *sandbox.Pod
 	outbox     *outbox
-	images     ImageNames
+	records    Records
 	configPath string
 	placed     func(stateDir string) error
 	hooked     func(pending bool) error
@@ -77,15 +78,19 @@ var (
 	_ sandbox.Members          = (*Service)(nil)
 )
 
-// ImageNames tells what containerd calls the image of a container, empty when it does not know.
-type ImageNames func(ctx context.Context, id string) (string, error)
+// Records are containerd's records of containers; package containers' Client is them.
+type Records interface {
+	// Image is what containerd calls the image of a container, empty when it does not know.
+	Image(ctx context.Context, id string) (string, error)
+	// SetUser corrects who the container's process runs as.
+	SetUser(ctx context.Context, id string, user specs.User) error
+}
 
 // Options are what a Service needs of the process that it runs in. All fields but ConfigPath are required.
 type Options struct {
 	Pod       *sandbox.Pod
 	Publisher events.Publisher
-	// ImageNames is asked for a container whose annotations name no image.
-	ImageNames ImageNames
+	Records   Records
 	// ConfigPath names the runtime configuration that the shim was started with; empty means the default.
 	ConfigPath string
 	// Placed remembers where the pod's state is, Hooked whether hooks are to be run for its container's end.
@@ -99,7 +104,7 @@ type Options struct {
 func NewService(life context.Context, options Options) *Service {
 	s := &Service{
 		life: life, pod: options.Pod, outbox: newOutbox(life, options.Publisher),
-		images: options.ImageNames, configPath: options.ConfigPath, placed: options.Placed, hooked: options.Hooked, shutdown: options.Shutdown,
+		records: options.Records, configPath: options.ConfigPath, placed: options.Placed, hooked: options.Hooked, shutdown: options.Shutdown,
 		live: live.NewKeeper(life), containers: map[string]*container{}, creations: map[string]*creation{},
 	}
 	options.Pod.SetMembers(s)

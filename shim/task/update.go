@@ -43,5 +43,6 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if _, err := guest.UpdateContainer(ctx, &agentpb.UpdateContainerRequest{ContainerId: c.id, Resources: resources}); err != nil {
 		return nil, fmt.Errorf("update container %s: %w", c.id, err)
 	}
+	s.recordUser(ctx, c)
 	return &emptypb.Empty{}, nil
 }

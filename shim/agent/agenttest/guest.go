@@ -143,6 +143,13 @@ func (g *Guest) Intercept(method string, fault func(context.Context) error) {
 	g.faults[method] = fault
 }
 
+// RunAs is who the guest says that its containers run as, from now on; before it is the super-user.
+func (g *Guest) RunAs(user *guestpullpb.ContainerUser) {
+	g.service.mu.Lock()
+	defer g.service.mu.Unlock()
+	g.service.user = user
+}
+
 // Calls returns what was asked so far, in order of arrival. With methods, only calls of these.
 func (g *Guest) Calls(methods ...string) []Call {
 	g.mu.Lock()

@@ -16,7 +16,7 @@ import (
 
 // implemented lists the methods of service and of the other services; all others answer "unimplemented".
 var implemented = map[string]bool{
-	"Check": true, "Version": true, "GetBootReport": true, "GetPullReport": true, "WaitPull": true,
+	"Check": true, "Version": true, "GetBootReport": true, "GetPullReport": true, "GetContainerUser": true, "WaitPull": true,
 	"CreateSandbox": true, "DestroySandbox": true, "GetGuestDetails": true, "GetOOMEvent": true, "SetPolicy": true,
 	"SetGuestDateTime": true, "ReseedRandomDev": true, "UpdateInterface": true, "UpdateRoutes": true, "AddARPNeighbors": true,
 	"CopyFile": true, "RemoveFiles": true, "GetDiagnosticData": true, "CreateContainer": true, "StartContainer": true, "RemoveContainer": true, "UpdateContainer": true,
@@ -43,6 +43,7 @@ type service struct {
 	stock    bool
 
 	mu         sync.Mutex
+	user       *guestpullpb.ContainerUser // of every container
 	containers map[string]*container
 	files      map[string]File
 	last       map[string]string // termination messages
@@ -51,7 +52,7 @@ type service struct {
 func newService() *service {
 	life, cancel := context.WithCancel(context.Background())
 	return &service{
-		life: life, cancel: cancel, oom: make(chan string, 16), pulls: make(chan *guestpullpb.PullProgress),
+		life: life, cancel: cancel, user: &guestpullpb.ContainerUser{}, oom: make(chan string, 16), pulls: make(chan *guestpullpb.PullProgress),
 		containers: make(map[string]*container), files: make(map[string]File), last: make(map[string]string),
 	}
 }
@@ -252,6 +253,15 @@ func (s *service) GetPullReport(_ context.Context, req *guestpullpb.GetPullRepor
 		return nil, err
 	}
 	return &guestpullpb.PullReport{Reference: "example.com/app:1"}, nil
+}
+
+func (s *service) GetContainerUser(_ context.Context, req *guestpullpb.GetContainerUserRequest) (*guestpullpb.ContainerUser, error) {
+	if _, err := s.find(req.GetContainerId(), ""); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.user, nil
 }
 
 func (s *service) WaitPull(ctx context.Context, _ *guestpullpb.WaitPullRequest) (*guestpullpb.PullProgress, error) {
