@@ -17,12 +17,18 @@ import (
 func (l *lab) compare(t *testing.T, edit func(*runtime.ContainerConfig), answers map[string]string) {
 	t.Helper()
 	c := l.sleeper(t, edit)
+	l.answer(t, c, answers)
+	l.removeContainer(t, c)
+}
+
+// answer checks what scripts say in a container: the answers by script.
+func (l *lab) answer(t *testing.T, c *harness.Container, answers map[string]string) {
+	t.Helper()
 	var pairs [][2]string
 	for _, script := range slices.Sorted(maps.Keys(answers)) {
 		pairs = append(pairs, [2]string{script, answers[script]})
 	}
 	l.ask(t, c, pairs...)
-	l.removeContainer(t, c)
 }
 
 // ask runs scripts in order and checks what each says. They run in one exec, which takes long enough under emulation.

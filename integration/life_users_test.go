@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,6 +56,19 @@ func (l *lab) peopledImage(t *testing.T, name string, config ocispec.ImageConfig
 	return reference
 }
 
+// wantUser checks who CRI says that a container runs as: uid:gid [groups].
+func (l *lab) wantUser(t *testing.T, c *harness.Container, when, want string) {
+	t.Helper()
+	status, err := c.Status(l.ctx(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := status.GetUser().GetLinux()
+	if got := fmt.Sprintf("%d:%d %v", user.GetUid(), user.GetGid(), user.GetSupplementalGroups()); got != want {
+		t.Errorf("%s: the status says %s, want %s", when, got, want)
+	}
+}
+
 // TestUsers runs containers as all kinds of users, which only the guest can look up.
 func TestUsers(t *testing.T) {
 	node := sharedNode(t)
@@ -72,6 +86,7 @@ func TestUsers(t *testing.T) {
 		image   string
 		edit    func(*runtime.LinuxContainerSecurityContext)
 		answers map[string]string
+		status  string // the user that CRI reports
 	}{
 		"the image's name and group": {
 			image: named,
@@ -79,10 +94,12 @@ func TestUsers(t *testing.T) {
 				who: "1000\n50\n50 50000\n/home/app", groups: "50 50000", "pwd": "/work/missing",
 				"stat -c '%u:%g %a' . /work": "0:0 755\n0:0 755", "env | grep -c SHELL; true": "0",
 			},
+			status: "1000:50 [50 50000]",
 		},
 		"the image's number": {
 			image:   numbered,
 			answers: map[string]string{who: "1000\n1001\n1001 50000\n/home/app", groups: "1001 50000"},
+			status:  "1000:1001 [1001 50000]",
 		},
 		"a number and more groups": {
 			image: numbered,
@@ -90,6 +107,7 @@ func TestUsers(t *testing.T) {
 				s.RunAsUser, s.SupplementalGroups = user(1000), []int64{7}
 			},
 			answers: map[string]string{who: "1000\n1001\n1001 7 50000\n/home/app", groups: "7 1001 50000"},
+			status:  "1000:1001 [7 1001 50000]",
 		},
 		"a number and strict groups": {
 			image: numbered,
@@ -98,6 +116,7 @@ func TestUsers(t *testing.T) {
 				s.SupplementalGroupsPolicy = runtime.SupplementalGroupsPolicy_Strict
 			},
 			answers: map[string]string{who: "1000\n1001\n1001 7\n/home/app", groups: "7 1001"},
+			status:  "1000:1001 [7 1001]",
 		},
 		"a number with the super-user's group": {
 			image: numbered,
@@ -105,16 +124,19 @@ func TestUsers(t *testing.T) {
 				s.RunAsUser, s.RunAsGroup = user(1000), user(0)
 			},
 			answers: map[string]string{who: "1000\n0\n0 50000\n/home/app"},
+			status:  "1000:0 [0 50000]",
 		},
 		"a number that nobody knows": {
 			image:   named,
 			edit:    func(s *runtime.LinuxContainerSecurityContext) { s.RunAsUser, s.RunAsGroup = user(4242), user(4243) },
 			answers: map[string]string{who: "4242\n4243\n4243\n/", groups: "4243"},
+			status:  "4242:4243 [4243]",
 		},
 		"a name that is asked for": {
 			image:   numbered,
 			edit:    func(s *runtime.LinuxContainerSecurityContext) { s.RunAsUsername = "nobody" },
 			answers: map[string]string{who: "65534\n65534\n65534\n/", groups: "65534"},
+			status:  "65534:65534 [65534]",
 		},
 		"the name of the image, asked for with a group": {
 			image: named,
@@ -123,15 +145,25 @@ func TestUsers(t *testing.T) {
 				s.SupplementalGroupsPolicy = runtime.SupplementalGroupsPolicy_Strict
 			},
 			answers: map[string]string{who: "1000\n9\n9\n/home/app", groups: "9"},
+			status:  "1000:9 [9]",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l.compare(t, func(c *runtime.ContainerConfig) {
+			c := l.sleeper(t, func(c *runtime.ContainerConfig) {
 				c.Image.Image, c.Image.UserSpecifiedImage = tc.image, tc.image
 				if tc.edit != nil {
 					tc.edit(c.Linux.SecurityContext)
 				}
-			}, tc.answers)
+			})
+			l.wantUser(t, c, "once it runs", tc.status)
+			if _, err := l.node.CRI.Runtime.UpdateContainerResources(l.ctx(t), &runtime.UpdateContainerResourcesRequest{
+				ContainerId: c.ID, Linux: &runtime.LinuxContainerResources{CpuShares: 512},
+			}); err != nil {
+				t.Fatal(err)
+			}
+			l.wantUser(t, c, "after an update of its resources", tc.status)
+			l.answer(t, c, tc.answers)
+			l.removeContainer(t, c)
 		})
 	}
 	for name, tc := range map[string]struct{ image, user, want string }{

@@ -131,15 +131,24 @@ func (c *Container) Start(ctx context.Context) error {
 	return nil
 }
 
+// Status returns what CRI reports of the container.
+func (c *Container) Status(ctx context.Context) (*runtime.ContainerStatus, error) {
+	resp, err := c.pod.cri.Runtime.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: c.ID})
+	if err != nil {
+		return nil, fmt.Errorf("status of container %s: %w", c.ID, err)
+	}
+	return resp.Status, nil
+}
+
 // Wait returns the container's status once it has exited.
 func (c *Container) Wait(ctx context.Context) (*runtime.ContainerStatus, error) {
 	var last *runtime.ContainerStatus
 	err := Eventually(ctx, func(ctx context.Context) error {
-		resp, err := c.pod.cri.Runtime.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: c.ID})
+		status, err := c.Status(ctx)
 		if err != nil {
 			return err
 		}
-		if last = resp.Status; last.State != runtime.ContainerState_CONTAINER_EXITED {
+		if last = status; last.State != runtime.ContainerState_CONTAINER_EXITED {
 			return fmt.Errorf("container %s is %s", c.ID, last.State)
 		}
 		return nil
