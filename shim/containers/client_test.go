@@ -85,6 +85,7 @@ func serve(t *testing.T, service *records) *Client {
 }
 
 func inNamespace(t *testing.T) context.Context {
+	t.Helper()
 	return namespaces.WithNamespace(t.Context(), "k8s.io")
 }
 
