@@ -88,8 +88,8 @@ func TestContainerWithoutItsPod(t *testing.T) {
 // TestIdleLife: a shim that nobody asks for anything ends by itself, but not while its pod runs.
 func TestIdleLife(t *testing.T) {
 	h := newHarness(t)
-	h.host.guard.setIdle(50 * time.Millisecond)
 	h.runSandbox()
+	h.host.guard.setIdle(50 * time.Millisecond)
 	select {
 	case <-h.end.Done():
 		t.Fatal("the shim ended under a running pod")
