@@ -87,14 +87,12 @@ func below(ctx context.Context, lower []chan struct{}) error {
 // fill unpacks one layer to dir. When it returns nil, every proof of the layer was given: blob digest, HMAC, diff id.
 func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec *recorder) ([]string, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	var (
-		stages pipeline
-		open   []io.Closer
-	)
+	stages := p.crew.pipeline()
+	var open []io.Closer
 	// Stages that read ahead end with the context. Nothing is closed under their hands, and none outlives the layer.
 	defer func() {
 		cancel()
-		stages.wait()
+		stages.end()
 		for _, c := range slices.Backward(open) {
 			c.Close()
 		}

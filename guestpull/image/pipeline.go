@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,74 +15,96 @@ const (
 	aheadDepth = 3
 )
 
-// pipeline runs the stages of one layer on goroutines of their own.
-type pipeline struct {
-	group sync.WaitGroup
+// crew counts the layers that are worked on. As long as they keep all processors busy, each is best done by one goroutine
+// from end to end: its bytes stay in one processor's cache, and nobody has to be woken up. When fewer are left, the stages
+// of each are spread over the processors.
+type crew struct {
+	processors int32
+	layers     atomic.Int32
 }
 
-// wait returns when all stages have ended. Their context must be at its end, or their input.
-func (p *pipeline) wait() { p.group.Wait() }
+func (c *crew) busy() bool { return c.layers.Load() >= c.processors }
 
-// ahead reads r on a goroutine of its own until its end, an error, or the end of ctx.
-func (p *pipeline) ahead(ctx context.Context, r io.Reader) io.Reader {
-	a := &aheadReader{ctx: ctx, full: make(chan block, aheadDepth), empty: make(chan []byte, aheadDepth+2)}
-	p.group.Go(func() { a.run(r) })
+// pipeline runs the stages of one layer.
+type pipeline struct {
+	crew    *crew
+	group   sync.WaitGroup
+	readers []*aheadReader
+}
+
+func (c *crew) pipeline() *pipeline {
+	c.layers.Add(1)
+	return &pipeline{crew: c}
+}
+
+// end returns when all stages have ended. Their context must be at its end, or their input.
+func (p *pipeline) end() {
+	p.group.Wait()
+	p.crew.layers.Add(-1)
+	for _, a := range p.readers {
+		a.close()
+	}
+}
+
+// ahead reads r, on a goroutine of its own once the crew is not busy any more, until the end of r, an error, or the end of
+// ctx.
+func (p *pipeline) ahead(ctx context.Context, r io.Reader) *aheadReader {
+	a := &aheadReader{ctx: ctx, pipeline: p, r: r}
+	p.readers = append(p.readers, a)
 	return a
 }
 
+// blocks are used again by later layers.
+var blocks = sync.Pool{New: func() any { return new([aheadBlock]byte) }}
+
 // block is a piece of a stream and the error that followed it.
 type block struct {
+	buf  *[aheadBlock]byte
 	data []byte
 	err  error
 }
 
-// aheadReader hands blocks from one stage to the next; empty carries them back for use again.
+// free gives the block's memory back.
+func (b *block) free() {
+	if b.buf != nil {
+		blocks.Put(b.buf)
+		b.buf, b.data = nil, nil
+	}
+}
+
+// aheadReader hands blocks from one stage to the next.
 type aheadReader struct {
-	ctx   context.Context // of the layer; the goroutine ends with it
-	full  chan block
-	empty chan []byte
-
-	made int // blocks in circulation; only run touches it
-	rest block
-	buf  []byte
+	ctx      context.Context // of the layer; the goroutine ends with it
+	pipeline *pipeline
+	r        io.Reader
+	full     chan block // nil as long as there is no goroutine
+	rest     block
 }
 
-func (a *aheadReader) run(r io.Reader) {
+// run reads on a goroutine of its own until the crew is busy again. As many blocks as full takes, and one in the making,
+// are ahead.
+func (a *aheadReader) run() {
 	defer close(a.full)
-	for {
-		buf, ok := a.take()
-		if !ok {
-			return
-		}
-		n, err := fill(r, buf)
+	for !a.pipeline.crew.busy() {
+		next := take(a.r)
 		select {
-		case a.full <- block{buf[:n], err}:
+		case a.full <- next:
 		case <-a.ctx.Done():
+			next.free()
 			return
 		}
-		if err != nil {
+		if next.err != nil {
 			return
 		}
 	}
 }
 
-// take returns a block to read into.
-func (a *aheadReader) take() ([]byte, bool) {
-	select {
-	case buf := <-a.empty:
-		return buf, true
-	default:
-	}
-	if a.made < aheadDepth+1 {
-		a.made++
-		return make([]byte, aheadBlock), true
-	}
-	select {
-	case buf := <-a.empty:
-		return buf, true
-	case <-a.ctx.Done():
-		return nil, false
-	}
+// take reads a block.
+func take(r io.Reader) block {
+	b := block{buf: blocks.Get().(*[aheadBlock]byte)}
+	n, err := fill(r, b.buf[:])
+	b.data, b.err = b.buf[:n], err
+	return b
 }
 
 // fill reads until buf is full or an error comes, which is returned as it is.
@@ -99,24 +122,45 @@ func fill(r io.Reader, buf []byte) (int, error) {
 
 func (a *aheadReader) Read(p []byte) (int, error) {
 	for len(a.rest.data) == 0 {
-		if a.rest.err != nil {
+		if a.rest.free(); a.rest.err != nil {
 			return 0, a.rest.err
 		}
-		if a.buf != nil {
-			a.empty <- a.buf[:aheadBlock]
-			a.buf = nil
+		if a.full == nil && !a.pipeline.crew.busy() {
+			a.full = make(chan block, aheadDepth)
+			a.pipeline.group.Go(a.run)
+		}
+		if a.full == nil && len(p) >= aheadBlock/2 {
+			// Nobody is ahead, and the caller's own block is as good as one of ours.
+			n, err := a.r.Read(p)
+			a.rest.err = err
+			return n, err
+		}
+		if a.full == nil {
+			a.rest = take(a.r)
+			continue
 		}
 		next, ok := <-a.full
-		if !ok {
-			// The goroutine left because the layer was given up.
-			a.rest.err = a.ctx.Err()
-			return 0, a.rest.err
+		if ok {
+			a.rest = next
+			continue
 		}
-		a.rest, a.buf = next, next.data[:0]
+		// The goroutine left: the layer was given up, or it is our turn again.
+		a.full, a.rest.err = nil, a.ctx.Err()
 	}
 	n := copy(p, a.rest.data)
 	a.rest.data = a.rest.data[n:]
 	return n, nil
+}
+
+// close gives back what is left; nobody may read any more, and the goroutine must have ended.
+func (a *aheadReader) close() {
+	a.rest.free()
+	if a.full == nil {
+		return
+	}
+	for b := range a.full {
+		b.free()
+	}
 }
 
 // clock counts the time that is spent in reads of r.

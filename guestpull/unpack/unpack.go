@@ -8,13 +8,13 @@ package unpack
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -48,6 +48,8 @@ type Unpacker struct {
 	limits  Limits
 	space   func() (int64, error)
 	devices bool
+	// Decoders of layers that are done; a new one costs as much memory as it keeps.
+	gzips, zstds sync.Pool
 }
 
 // Option changes an Unpacker.
@@ -78,29 +80,16 @@ func (u *Unpacker) Decompress(r io.Reader, c mediatype.Compression) (io.ReadClos
 	if c == mediatype.None {
 		return io.NopCloser(r), nil
 	}
-	// Decoders ask for a few bytes at a time; the stages below are cheap only in large reads.
-	r = bufio.NewReaderSize(r, bufferSize)
-	switch c {
-	case mediatype.Gzip:
-		// The header is read at once, so a layer that is no gzip fails here.
-		zr, err := gzip.NewReader(r)
-		if err != nil {
-			return nil, fmt.Errorf("read gzip header: %w", classify(err))
-		}
-		return &classified{zr, zr, c}, nil
-	case mediatype.Zstd:
-		zr, err := zstd.NewReader(r,
-			// One block at a time: the layers of an image are what runs in parallel.
-			zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(u.limits.Window))
-		if err != nil {
-			return nil, fmt.Errorf("read zstd: %w", classify(err))
-		}
-		rc := zr.IOReadCloser()
-		return &classified{rc, rc, c}, nil
+	d, err := u.decoder(c)
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("unpack compression %s: %w", c, errdefs.ErrNotImplemented)
+	d.buf.Reset(r)
+	// A gzip header is read at once, so a layer that is no gzip fails here.
+	if err := d.reset(d.buf); err != nil {
+		return nil, fmt.Errorf("read %s header: %w", c, classify(err))
+	}
+	return d, nil
 }
 
 // Apply unpacks a tar stream to dir, which must exist and be empty, and reads the stream to its end. Whiteouts become
@@ -175,19 +164,4 @@ func classify(err error) error {
 		return fmt.Errorf("%s: %w", corrupt.Op, corrupt.Err)
 	}
 	return err
-}
-
-// classified passes the errors of a decoder through classify.
-type classified struct {
-	io.Reader
-	io.Closer
-	compression mediatype.Compression
-}
-
-func (c *classified) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	if err == nil || err == io.EOF {
-		return n, err
-	}
-	return n, fmt.Errorf("decompress %s: %w", c.compression, classify(err))
 }
