@@ -76,14 +76,16 @@ func layerExists(ctx context.Context, target, parent string) (bool, error) {
 
 // createReference makes a container's snapshot on a reference-only parent.
 func (s *Snapshotter) createReference(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) (mounts []mount.Mount, err error) {
-	s.hostRoots.use.RLock()
-	defer s.hostRoots.use.RUnlock()
-	root, err := s.standIn(ctx, key, parent)
+	files, err := s.standIn(ctx, key, parent)
 	if err != nil {
 		return nil, err
 	}
-	if root != "" {
-		labels[LabelHostRoot] = root
+	s.hostRoots.use.RLock()
+	defer s.hostRoots.use.RUnlock()
+	if len(files) > 0 {
+		if labels[LabelHostRoot], err = s.hostRoots.ensure(files); err != nil {
+			return nil, fmt.Errorf("make the folder that stands for the root of snapshot %s: %w", key, err)
+		}
 	}
 	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		if _, err := storage.CreateSnapshot(ctx, kind, key, parent, snapshots.WithLabels(labels)); err != nil {

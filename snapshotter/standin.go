@@ -34,16 +34,17 @@ const (
 	maxVolumePart  = 255
 )
 
-// standIn makes the folder that containerd is to mount for a container on top of parent, and returns its name. Whatever
-// containerd does not tell is left out of it: numeric users need nothing of it. The caller holds hostRoots.use.
-func (s *Snapshotter) standIn(ctx context.Context, key, parent string) (string, error) {
+// standIn says what the folder holds that containerd is to mount for a container on top of parent. Whatever containerd does
+// not tell is left out of it: numeric users need nothing of it. containerd may take seconds to answer, so the caller holds
+// no lock.
+func (s *Snapshotter) standIn(ctx context.Context, key, parent string) (map[string][]byte, error) {
 	var below layerName
 	err := s.meta.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
 		below, err = imageBelow(ctx, parent)
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("find the image of snapshot %s: %w", key, err)
+		return nil, fmt.Errorf("find the image of snapshot %s: %w", key, err)
 	}
 	configs := s.configs(ctx, below.Chain)
 	files := map[string][]byte{}
@@ -62,18 +63,11 @@ func (s *Snapshotter) standIn(ctx context.Context, key, parent string) (string, 
 		}
 		option, err := s.volume(s.imageTarget(ctx, digest.NewDigestFromEncoded(digest.SHA256, m[1]), below)).Option()
 		if err != nil {
-			return "", fmt.Errorf("describe the image of volume %s: %w", key, err)
+			return nil, fmt.Errorf("describe the image of volume %s: %w", key, err)
 		}
 		files[hostroot.VolumeFile] = []byte(option)
 	}
-	if len(files) == 0 {
-		return "", nil
-	}
-	name, err := s.hostRoots.ensure(files)
-	if err != nil {
-		return "", fmt.Errorf("make the folder that stands for the root of snapshot %s: %w", key, err)
-	}
-	return name, nil
+	return files, nil
 }
 
 // configs returns the configuration of each image that has the chain as its root: images with equal layers and different

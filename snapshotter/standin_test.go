@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -158,6 +159,45 @@ func TestFoldersAreShared(t *testing.T) {
 	}
 	if left, err := os.ReadDir(s.hostRoots.dir); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// slowImages is a containerd that answers only when it is told to.
+type slowImages struct {
+	*fakeImages
+	asked, answer chan struct{}
+}
+
+func (s *slowImages) Containing(ctx context.Context, chain digest.Digest) ([]*images.Image, error) {
+	close(s.asked)
+	<-s.answer
+	return s.fakeImages.Containing(ctx, chain)
+}
+
+// TestSlowContainerd: a question to containerd that is not answered holds up nobody but who asked.
+func TestSlowContainerd(t *testing.T) {
+	slow := &slowImages{fakeImages: &fakeImages{}, asked: make(chan struct{}), answer: make(chan struct{})}
+	s := open(t, t.TempDir(), WithImages(slow))
+	name := pull(t, s, layerOf{chain: chainA.String(), image: app})
+	prepared := make(chan error)
+	go func() {
+		_, err := s.Prepare(testContext(t), "c1", name)
+		prepared <- err
+	}()
+	<-slow.asked
+	cleaned := make(chan error, 1)
+	go func() { cleaned <- s.Cleanup(testContext(t)) }()
+	select {
+	case err := <-cleaned:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a clean-up waits for containerd")
+	}
+	close(slow.answer)
+	if err := <-prepared; err != nil {
+		t.Error(err)
 	}
 }
 
