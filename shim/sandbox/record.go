@@ -76,23 +76,15 @@ type Reaper interface {
 	Remove(path string) error
 }
 
-// hold takes the lock of a state directory, which tells a pod with a shim from what a killed one has left: the kernel
-// gives it back with the process. Every release gives it back too.
-func hold(dir string) (release func() error, err error) {
-	file, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open state directory: %w", err)
-	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
-	}
-	return file.Close, nil
-}
+// hold takes the lock of a state directory that this process has made, which tells a pod with a shim from what a killed one
+// has left: the kernel gives it back with the process, and release does. It waits for those
+// who are just asking Orphaned; nobody else can hold it.
+func hold(dir string) (release func() error, err error) { return lock(dir, unix.LOCK_EX) }
 
 // Orphaned tells whether no shim holds a state directory. It fails with errdefs.ErrNotFound when there is none.
 func Orphaned(dir string) (bool, error) {
-	release, err := hold(dir)
+	// Shared, so that those who ask at the same time do not take each other for a shim.
+	release, err := lock(dir, unix.LOCK_SH|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return false, fmt.Errorf("state directory %s: %w", dir, errdefs.ErrNotFound)
@@ -102,6 +94,21 @@ func Orphaned(dir string) (bool, error) {
 		return false, err
 	}
 	return true, release()
+}
+
+func lock(dir string, how int) (release func() error, err error) {
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(file.Fd()), how)
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
+	}
+	return file.Close, nil
 }
 
 // Reap releases what a pod whose shim died left behind: its VM, its network, its state directory, in this order. It is

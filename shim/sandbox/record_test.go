@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/vm/vmtest"
@@ -103,6 +104,46 @@ func TestReapDamagedRecord(t *testing.T) {
 	}
 	if len(driver.Cleaned()) != 1 {
 		t.Error("the vm was not ended although its own record may be whole")
+	}
+}
+
+// TestOrphaned: whoever asks disturbs neither another one who asks nor the shim that is just starting.
+func TestOrphaned(t *testing.T) {
+	dir := stateDir(t)
+	asking, err := lock(dir, unix.LOCK_SH|unix.LOCK_NB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if orphan, err := Orphaned(dir); err != nil || !orphan {
+		t.Errorf("while another one asks: %v, %v", orphan, err)
+	}
+	type held struct {
+		release func() error
+		err     error
+	}
+	made := make(chan held)
+	go func() {
+		release, err := hold(dir)
+		made <- held{release, err}
+	}()
+	if err := asking(); err != nil {
+		t.Fatal(err)
+	}
+	shim := <-made
+	if shim.err != nil {
+		t.Fatal(shim.err)
+	}
+	if orphan, err := Orphaned(dir); err != nil || orphan {
+		t.Errorf("with a shim: %v, %v", orphan, err)
+	}
+	if err := shim.release(); err != nil {
+		t.Fatal(err)
+	}
+	if orphan, err := Orphaned(dir); err != nil || !orphan {
+		t.Errorf("after the shim: %v, %v", orphan, err)
+	}
+	if _, err := Orphaned(filepath.Join(dir, "none")); !errdefs.IsNotFound(err) {
+		t.Errorf("without a directory: %v", err)
 	}
 }
 
