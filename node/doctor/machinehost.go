@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Machine is the Host that this program runs on.
@@ -39,6 +40,7 @@ func (Machine) Run(ctx context.Context, name string, args ...string) (string, er
 	var out, words bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &words
+	cmd.WaitDelay = time.Second // a child of the program may hold its output open
 	if err := cmd.Run(); err != nil {
 		if text := strings.TrimSpace(words.String()); text != "" {
 			return out.String(), fmt.Errorf("%w: %s", err, text[strings.LastIndexByte(text, '\n')+1:])

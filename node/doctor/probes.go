@@ -14,8 +14,6 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/coffer-project/coffer/node/pods"
@@ -23,6 +21,7 @@ import (
 	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/vm/qemu"
+	"github.com/coffer-project/coffer/snapshotter/images"
 )
 
 // RealProbes try things out on this machine.
@@ -49,7 +48,7 @@ func boot(ctx context.Context, c *shim.Config) (accelerator, reason string, err 
 
 // askSnapshotter asks for a snapshot that cannot exist: a snapshotter that says so is one.
 func askSnapshotter(ctx context.Context, address string) error {
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := images.Dial(address)
 	if err != nil {
 		return err
 	}

@@ -11,10 +11,9 @@ import (
 	"github.com/containerd/containerd/api/types/transfer"
 	"github.com/containerd/log"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/coffer-project/coffer/shim/event"
+	"github.com/coffer-project/coffer/snapshotter/images"
 )
 
 // reconnectPause is how long a subscription that broke rests: containerd is restarting.
@@ -116,7 +115,7 @@ func (e *Events) Count(ev *event.Event) {
 
 // Follow counts the events of the containerd at a socket until ctx ends. It connects again whenever the connection breaks.
 func (e *Events) Follow(ctx context.Context, address string) error {
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := images.Dial(address)
 	if err != nil {
 		return fmt.Errorf("subscribe to containerd's events: %w", err)
 	}

@@ -59,7 +59,7 @@ func (Pods) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (p Pods) Collect(to chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit) // Prometheus gives a collector no context
 	defer cancel()
 	found, err := p.List(ctx)
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 	"github.com/containerd/log"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/coffer-project/coffer/snapshotter"
+	"github.com/coffer-project/coffer/snapshotter/images"
 )
 
 var (
@@ -32,7 +32,7 @@ type Snapshots struct {
 
 // NewSnapshots returns the collector for the snapshotter at a socket, which need not be there yet.
 func NewSnapshots(address string) (*Snapshots, error) {
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := images.Dial(address)
 	if err != nil {
 		return nil, fmt.Errorf("dial snapshotter: %w", err)
 	}
@@ -51,7 +51,7 @@ func (*Snapshots) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (s *Snapshots) Collect(to chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit) // Prometheus gives a collector no context
 	defer cancel()
 	began := time.Now()
 	counts, err := s.count(ctx)

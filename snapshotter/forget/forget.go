@@ -21,9 +21,9 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/coffer-project/coffer/snapshotter"
+	"github.com/coffer-project/coffer/snapshotter/images"
 	"github.com/coffer-project/coffer/snapshotter/server"
 )
 
@@ -51,9 +51,9 @@ type key struct {
 // New makes a Forgetter for the containerd that listens on a unix socket. It connects when first used. ctx carries the
 // logger.
 func New(ctx context.Context, address string) (*Forgetter, error) {
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := images.Dial(address)
 	if err != nil {
-		return nil, fmt.Errorf("containerd at %s: %w: %w", address, err, errdefs.ErrInvalidArgument)
+		return nil, err
 	}
 	f := &Forgetter{conn: conn, client: snapshotsapi.NewSnapshotsClient(conn), running: map[key]bool{}}
 	f.life, f.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -62,7 +62,9 @@ func New(ctx context.Context, address string) (*Forgetter, error) {
 
 // Close gives up what is in progress and drops the connection.
 func (f *Forgetter) Close() error {
-	f.end()
+	f.mu.Lock()
+	f.end() // nothing is begun after this, so that the wait is for all
+	f.mu.Unlock()
 	f.wait.Wait()
 	return f.conn.Close()
 }

@@ -18,8 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 const (
@@ -27,8 +25,6 @@ const (
 	DefaultAddress = "/run/containerd/containerd.sock"
 	// timeout bounds one question. containerd itself waits for the snapshotter meanwhile.
 	timeout = 5 * time.Second
-	// reconnect bounds the pause after which a containerd that was away is tried again.
-	reconnect = time.Second
 )
 
 // Client asks one containerd. It is safe for concurrent use.
@@ -47,14 +43,9 @@ type Client struct {
 // New makes a client of the containerd that listens on a unix socket. It connects when first asked, so containerd need
 // not run. Of an image for several platforms, only the manifest for the given one counts, as with containerd itself.
 func New(address string, platform ocispec.Platform) (*Client, error) {
-	conn, err := grpc.NewClient("unix://"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{
-			BaseDelay: reconnect / 10, Multiplier: 2, MaxDelay: reconnect,
-		}}),
-	)
+	conn, err := Dial(address)
 	if err != nil {
-		return nil, fmt.Errorf("containerd at %s: %w: %w", address, err, errdefs.ErrInvalidArgument)
+		return nil, err
 	}
 	return &Client{
 		address: address, platform: platforms.Only(platform), conn: conn,

@@ -68,8 +68,12 @@ func (c *Client) load(ctx context.Context, d digest.Digest) (*Image, error) {
 func (c *Client) remember(d digest.Digest, image *Image) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.cache) >= maxCached {
-		clear(c.cache) // which costs two reads for each image that is still in use
+	for other := range c.cache {
+		if len(c.cache) < maxCached {
+			break
+		}
+		// Any one, as the map gives them: a search reads all images in order, which would empty a cache of the latest ones.
+		delete(c.cache, other)
 	}
 	c.cache[d] = image
 }

@@ -70,3 +70,16 @@ func FuzzDocuments(f *testing.F) {
 		image.Encrypted()
 	})
 }
+
+// TestCache: more images than are remembered push out as many as are too many.
+func TestCache(t *testing.T) {
+	c := &Client{cache: map[digest.Digest]*Image{}}
+	var latest digest.Digest
+	for i := range maxCached + maxCached/4 {
+		latest = digest.FromString(fmt.Sprint(i))
+		c.remember(latest, &Image{Manifest: latest})
+	}
+	if len(c.cache) != maxCached || c.cache[latest] == nil {
+		t.Errorf("%d images are remembered, the latest: %v", len(c.cache), c.cache[latest])
+	}
+}
