@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -121,11 +123,12 @@ func (n *Node) StartSnapshotter(ctx context.Context) error {
 	config := fmt.Sprintf("root = %q\naddress = %q\ncontainerd_address = %q\n",
 		n.path("snapshotter"), n.path("snapshotter.sock"), n.path("containerd.sock"))
 	if n.defaultInstalled {
-		config += fmt.Sprintf("[node_default]\nroot = %q\naddress = %q\nguest = [", n.path("snapshotter-default"), n.path("default.sock"))
+		var patterns []string
 		for _, pattern := range n.options.GuestImages {
-			config += fmt.Sprintf("%q,", pattern)
+			patterns = append(patterns, strconv.Quote(pattern))
 		}
-		config += "]\n"
+		config += fmt.Sprintf("[node_default]\nroot = %q\naddress = %q\nguest = [%s]\n",
+			n.path("snapshotter-default"), n.path("default.sock"), strings.Join(patterns, ", "))
 	}
 	path := n.path("snapshotter.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
