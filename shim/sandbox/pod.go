@@ -172,7 +172,7 @@ func (p *Pod) Hostname() string {
 func (p *Pod) Sysctls() map[string]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return podSysctls(p.request.Config)
+	return p.request.Config.GetLinux().GetSysctls()
 }
 
 // StrictGroups tells whether the pod's processes must not get the groups that an image puts their user in.

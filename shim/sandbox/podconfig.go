@@ -91,15 +91,22 @@ func checkUsers(users *cri.UserNamespace) error {
 	return nil
 }
 
-// podSysctls are the kernel variables of a pod: those it asks for, and two by which every pod may open low ports and
-// ping without privileges. containerd sets these for the pods that it makes itself.
-func podSysctls(config *cri.PodSandboxConfig) map[string]string {
+// openSysctls lets every process of a pod open low ports and ping without privileges, unless the pod says otherwise. For
+// pods that containerd describes by a specification it does so by itself, as far as its configuration wants; of pods of the
+// Sandbox API it tells only what the kubelet has asked for. Containers of other clients start with the kernel's defaults.
+func openSysctls(config *cri.PodSandboxConfig) {
+	if config.GetMetadata() == nil {
+		return
+	}
 	all := map[string]string{
 		"net.ipv4.ip_unprivileged_port_start": "0",
 		"net.ipv4.ping_group_range":           "0 2147483647",
 	}
 	maps.Copy(all, config.GetLinux().GetSysctls())
-	return all
+	if config.Linux == nil {
+		config.Linux = new(cri.LinuxPodSandboxConfig)
+	}
+	config.Linux.Sysctls = all
 }
 
 // sharesPIDs tells whether containers of the pod may ask to see each other's processes. That is CRI's default (its zero

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 
@@ -63,6 +64,30 @@ func TestCheckPodConfig(t *testing.T) {
 			}
 			if err == nil && sharesPIDs(test.config) != test.sharesPIDs {
 				t.Errorf("shares processes: %t", !test.sharesPIDs)
+			}
+		})
+	}
+}
+
+// TestOpenSysctls: only the kubelet's pods get more than they ask for, and never something else.
+func TestOpenSysctls(t *testing.T) {
+	const ports, ping = "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"
+	named := &cri.PodSandboxMetadata{Name: "web"}
+	for name, test := range map[string]struct {
+		config *cri.PodSandboxConfig
+		want   map[string]string
+	}{
+		"no pod of a kubelet": {config: &cri.PodSandboxConfig{}},
+		"asks for nothing":    {config: &cri.PodSandboxConfig{Metadata: named}, want: map[string]string{ports: "0", ping: "0 2147483647"}},
+		"asks for its own": {
+			config: &cri.PodSandboxConfig{Metadata: named, Linux: &cri.LinuxPodSandboxConfig{Sysctls: map[string]string{ports: "1024", "kernel.msgmax": "1"}}},
+			want:   map[string]string{ports: "1024", ping: "0 2147483647", "kernel.msgmax": "1"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			openSysctls(test.config)
+			if got := test.config.GetLinux().GetSysctls(); !maps.Equal(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})
 	}

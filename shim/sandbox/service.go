@@ -67,6 +67,7 @@ func (s *Service) CreateSandbox(ctx context.Context, r *sandboxapi.CreateSandbox
 	if config.Annotations == nil {
 		config.Annotations = r.GetAnnotations()
 	}
+	openSysctls(config)
 	err = s.pod.Create(ctx, Request{
 		ID: r.GetSandboxID(), Namespace: namespaceOf(ctx), Bundle: r.GetBundlePath(), NetNS: r.GetNetnsPath(),
 		ConfigPath: s.configPath, Config: config, OwnFiles: true, Placed: s.placed,
