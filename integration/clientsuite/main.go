@@ -23,7 +23,7 @@ func main() {
 			&cli.StringFlag{Name: "run", Value: applicable, Usage: "run the tests that match this regular expression"},
 			&cli.StringFlag{Name: "differences", Value: "contrib/conformance/client-suite.md", Usage: "the tests that Coffer does not pass, with reasons"},
 			&cli.StringFlag{Name: "out", Value: "out/clientsuite", Usage: "folder for the logs"},
-			&cli.DurationFlag{Name: "timeout", Value: time.Hour, Usage: "give up after this time"},
+			&cli.DurationFlag{Name: "timeout", Value: 2 * time.Hour, Usage: "give up after this time"},
 		},
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))

@@ -62,15 +62,16 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 
 // createIn makes the container in the guest, unless it only stands for the pod.
 func (s *Service) createIn(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle, c *container) (retErr error) {
-	streams, err := openStdio(paths{
+	streams, err := openStdio(ctx, paths{
 		stdin: r.GetStdin(), stdout: r.GetStdout(), stderr: r.GetStderr(), terminal: r.GetTerminal(),
-	})
+	}, c.id)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if retErr != nil {
 			streams.close()
+			streams.wait()
 		}
 	}()
 	c.init = newProcess(c, "", streams)

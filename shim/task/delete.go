@@ -34,6 +34,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if p.execID != "" {
 		p.container.removeExec(p)
 		p.stdio.close()
+		p.stdio.wait()
 		p.stop(e)
 		return response, nil
 	}
@@ -73,7 +74,9 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 	for _, exec := range c.allExecs() {
 		exec.stdio.close()
 		exec.stop(exit{status: exitKilled, at: time.Now()})
+		exec.stdio.wait()
 	}
+	c.init.stdio.wait()
 	if s.remove(c) {
 		close(c.removed)
 	}

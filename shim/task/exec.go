@@ -36,14 +36,15 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	}
 	p := newProcess(c, r.GetExecID(), nil)
 	p.exec = request
-	p.stdio, err = openStdio(paths{
+	p.stdio, err = openStdio(ctx, paths{
 		stdin: r.GetStdin(), stdout: r.GetStdout(), stderr: r.GetStderr(), terminal: r.GetTerminal(),
-	})
+	}, p.execID)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}
 	if err := c.addExec(p); err != nil {
 		p.stdio.close()
+		p.stdio.wait()
 		return nil, err
 	}
 	s.outbox.post(&eventsapi.TaskExecAdded{ContainerID: c.id, ExecID: p.execID})

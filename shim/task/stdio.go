@@ -1,15 +1,19 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +22,8 @@ import (
 // reported although output is left.
 const stallAfter = 2 * time.Second
 
-// paths are a process's stdio as the client names it: FIFOs, or file URIs for output. Empty means none.
+// paths are a process's stdio as the client names it: FIFOs, or URIs of files and logger programs for output. Empty means
+// none.
 type paths struct {
 	stdin, stdout, stderr string
 	terminal              bool
@@ -29,30 +34,31 @@ type stdio struct {
 	paths  paths
 	stdout *output
 	stderr *output
+	logger *logger // takes both outputs; nil without one
+
+	closing sync.Once
 
 	mu     sync.Mutex
 	stdin  *os.File // what the copy to the guest reads; nil without stdin
 	keeper *os.File // a writer that keeps stdin open while no client is attached, until CloseIO
 }
 
-// openStdio opens what the client prepared. A failure leaves nothing open.
-func openStdio(p paths) (_ *stdio, retErr error) {
+// openStdio opens what the client prepared, and starts the logger program that it names, which is told the process's id. A
+// failure leaves nothing open.
+func openStdio(ctx context.Context, p paths, id string) (_ *stdio, retErr error) {
 	s := &stdio{paths: p}
 	defer func() {
 		if retErr != nil {
 			s.close()
+			s.wait()
 		}
 	}()
 	if p.terminal && p.stderr != "" {
 		// A terminal has one output stream.
 		p.stderr = ""
 	}
-	var err error
-	if s.stdout, err = openOutput(p.stdout); err != nil {
-		return nil, fmt.Errorf("open stdout: %w", err)
-	}
-	if s.stderr, err = openOutput(p.stderr); err != nil {
-		return nil, fmt.Errorf("open stderr: %w", err)
+	if err := s.openOutputs(ctx, p, id); err != nil {
+		return nil, err
 	}
 	if p.stdin != "" {
 		if err := s.openStdin(p.stdin); err != nil {
@@ -60,6 +66,35 @@ func openStdio(p paths) (_ *stdio, retErr error) {
 		}
 	}
 	return s, nil
+}
+
+// openOutputs opens both outputs. One logger program takes both, as the client asks for it: by the same URI twice, or by
+// one for standard output alone.
+func (s *stdio) openOutputs(ctx context.Context, p paths, id string) (err error) {
+	if isLogger(p.stderr) && p.stderr != p.stdout {
+		return fmt.Errorf("open stderr: a logger program takes both outputs, name it for stdout too: %w", errdefs.ErrInvalidArgument)
+	}
+	if isLogger(p.stdout) {
+		namespace, err := namespaces.NamespaceRequired(ctx)
+		if err != nil {
+			return err
+		}
+		if s.logger, err = startLogger(ctx, p.stdout, namespace, id); err != nil {
+			return fmt.Errorf("open stdout: %w", err)
+		}
+		s.stdout = newOutput(s.logger.stdout)
+		if isLogger(p.stderr) {
+			s.stderr = newOutput(s.logger.stderr)
+			return nil
+		}
+		s.logger.stderr.Close() // the program sees its end
+	} else if s.stdout, err = openOutput(p.stdout); err != nil {
+		return fmt.Errorf("open stdout: %w", err)
+	}
+	if s.stderr, err = openOutput(p.stderr); err != nil {
+		return fmt.Errorf("open stderr: %w", err)
+	}
+	return nil
 }
 
 // openStdin opens the reading end first, so that the keeper finds a reader and neither waits for the client.
@@ -94,7 +129,11 @@ func (s *stdio) close() {
 	}
 	s.stdout.close()
 	s.stderr.close()
+	s.closing.Do(s.logger.close)
 }
+
+// wait waits until nothing is left of a stdio that is closed.
+func (s *stdio) wait() { s.logger.wait() }
 
 // output is where one output stream of a process goes.
 type output struct {
@@ -102,14 +141,18 @@ type output struct {
 
 	once    sync.Once
 	stalled chan struct{} // closed when the client has left a full FIFO unread for stallAfter
+	failed  atomic.Bool   // nobody takes the output any more
 }
 
 var _ io.Writer = (*output)(nil)
 
+// newOutput is an output to a file, or to nowhere.
+func newOutput(file *os.File) *output { return &output{file: file, stalled: make(chan struct{})} }
+
 // openOutput opens a FIFO for reading and writing: that never waits for the client, and the client may go away and come
 // back, as containerd does when it restarts, without the process seeing a broken pipe.
 func openOutput(path string) (*output, error) {
-	o := &output{stalled: make(chan struct{})}
+	o := newOutput(nil)
 	if path == "" {
 		return o, nil
 	}
@@ -118,6 +161,9 @@ func openOutput(path string) (*output, error) {
 		return nil, err
 	}
 	if isFile {
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return nil, err
+		}
 		o.file, err = os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 		return o, err
 	}
@@ -143,7 +189,7 @@ func outputPath(output string) (name string, isFile bool, err error) {
 	case "file":
 		return uri.Path, true, nil
 	}
-	return "", false, fmt.Errorf("output to %s: this runtime writes to FIFOs and files only: %w", uri.Scheme, errdefs.ErrNotImplemented)
+	return "", false, fmt.Errorf("output to %s: this runtime writes to FIFOs, files and logger programs only: %w", uri.Scheme, errdefs.ErrNotImplemented)
 }
 
 func checkFIFO(path string) error {
@@ -167,7 +213,11 @@ func (o *output) Write(data []byte) (int, error) {
 	}
 	timer := time.AfterFunc(stallAfter, func() { o.once.Do(func() { close(o.stalled) }) })
 	defer timer.Stop()
-	return o.file.Write(data)
+	n, err := o.file.Write(data)
+	if err != nil && !errors.Is(err, os.ErrClosed) {
+		o.failed.Store(true)
+	}
+	return n, err
 }
 
 func (o *output) close() {

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -115,10 +116,17 @@ func (s *Service) copyStdio(p *process, inGuest *agent.Process) <-chan struct{} 
 		// The guest's end of the pipe is open until it is told: a program that reads would wait for ever.
 		go func() { logged("stdin", inGuest.CopyStdin(s.life, strings.NewReader(""))) }()
 	}
+	copyOut := func(name string, copying func(context.Context, io.Writer) error, to *output) {
+		logged(name, copying(s.life, to))
+		if to.failed.Load() {
+			// A full disk, or a logger program that has ended, must not make the program wait for ever.
+			logged(name, copying(s.life, io.Discard))
+		}
+	}
 	var outputs sync.WaitGroup
-	outputs.Go(func() { logged("stdout", inGuest.CopyStdout(s.life, p.stdio.stdout)) })
+	outputs.Go(func() { copyOut("stdout", inGuest.CopyStdout, p.stdio.stdout) })
 	if !p.stdio.paths.terminal {
-		outputs.Go(func() { logged("stderr", inGuest.CopyStderr(s.life, p.stdio.stderr)) })
+		outputs.Go(func() { copyOut("stderr", inGuest.CopyStderr, p.stdio.stderr) })
 	}
 	ended := make(chan struct{})
 	go func() {
