@@ -39,6 +39,8 @@ func TestCtr(t *testing.T) {
 	t.Run("local pull", l.localPull)
 	t.Run("refused", l.refused)
 	t.Run("detached", l.detached)
+	t.Run("logger", l.logger)
+	t.Run("attached", l.attached)
 	t.Run("terminal", l.terminal)
 	t.Run("twin", l.twin)
 	if err := node.Leftovers(); err != nil {

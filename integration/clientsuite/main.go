@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -72,6 +73,9 @@ func examine(ctx context.Context, o options) error {
 	return verdict(os.Stdout, results, known)
 }
 
+// atTimes begins the reason of a difference that does not show on every machine, or not every time.
+const atTimes = "at times: "
+
 // verdict prints the results. It fails unless exactly the known differences failed, as far as they ran.
 func verdict(out *os.File, results map[string]outcome, known map[string]string) error {
 	count := map[outcome]int{}
@@ -83,7 +87,7 @@ func verdict(out *os.File, results map[string]outcome, known map[string]string) 
 		switch {
 		case result == failed && known[name] == "":
 			faults = append(faults, fmt.Errorf("%s fails and is not among the known differences", name))
-		case result == passed && known[name] != "":
+		case result == passed && known[name] != "" && !strings.HasPrefix(known[name], atTimes):
 			faults = append(faults, fmt.Errorf("%s passes; take it out of the known differences", name))
 		}
 	}

@@ -56,6 +56,8 @@ func TestVerdict(t *testing.T) {
 		"known failure":   {results: map[string]outcome{"TestA": failed}, known: map[string]string{"TestA": "so"}},
 		"unknown failure": {results: map[string]outcome{"TestA": failed}, fails: true},
 		"mended":          {results: map[string]outcome{"TestA": passed}, known: map[string]string{"TestA": "so"}, fails: true},
+		"passes at times": {results: map[string]outcome{"TestA": passed}, known: map[string]string{"TestA": "at times: so"}},
+		"fails at times":  {results: map[string]outcome{"TestA": failed}, known: map[string]string{"TestA": "at times: so"}},
 		"known, not run":  {results: map[string]outcome{"TestB": passed}, known: map[string]string{"TestA": "so"}},
 		"nothing ran":     {fails: true},
 	} {

@@ -178,9 +178,9 @@ func buildImages(tools harness.Tools) (*registrytest.Registry, error) {
 		return nil, err
 	}
 	more := []registrytest.Entry{
-		{Name: "etc/passwd", Body: "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nmail:x:8:8:mail:/var/spool/mail:/bin/false\n" +
+		{Name: "etc/passwd", Body: "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nsys:x:3:3:sys:/dev:/bin/false\nmail:x:8:8:mail:/var/spool/mail:/bin/false\n" +
 			"www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n"},
-		{Name: "etc/group", Body: "root:x:0:\ndaemon:x:1:\nmail:x:8:\nwww-data:x:33:\nnobody:x:65534:\n"},
+		{Name: "etc/group", Body: "root:x:0:\ndaemon:x:1:\nsys:x:3:\nmail:x:8:\nwww-data:x:33:\nnobody:x:65534:\n"},
 	}
 	// A program that is the first of its container hears only the signals that it asks for. The tests expect nc to end by
 	// SIGTERM, which not every build of busybox asks for.
@@ -193,7 +193,10 @@ func buildImages(tools harness.Tools) (*registrytest.Registry, error) {
 	registry.Put("containerd/busybox", "1.36", multiPlatform(layers...))
 	volume := registrytest.NewLayer(registrytest.Gzip,
 		registrytest.Entry{Name: "test_dir/"}, registrytest.Entry{Name: "test_dir/test_file", Body: "test_content\n"})
-	registry.Put("containerd/volume-copy-up", "2.2", multiPlatform(append(layers, volume)...))
+	owned := registrytest.NewLayer(registrytest.Gzip,
+		registrytest.Entry{Name: "foo/", UID: 2000, GID: 2000}, registrytest.Entry{Name: "foo/bar", UID: 2000, GID: 2000, Mode: 0o4755})
+	registry.Put("containerd/volume-ownership", "2.1", multiPlatform(append(slices.Clip(layers), owned)...))
+	registry.Put("containerd/volume-copy-up", "2.2", multiPlatform(append(slices.Clip(layers), volume)...))
 	for name, tag := range map[string]string{"pause": "3.10.2", "pause-old": "3.6", "e2e-test-images/busybox": "1.29-2"} {
 		layer := registrytest.NewLayer(registrytest.Gzip, registrytest.Entry{Name: "name", Body: name})
 		registry.Put(strings.TrimSuffix(name, "-old"), tag, multiPlatform(layer))
