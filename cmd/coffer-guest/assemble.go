@@ -52,12 +52,20 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	}
 	hold := func(newPID bool) container.Holder {
 		return func() (container.Process, error) {
-			pid, exit, err := exits.Start(holder.Command(self, newPID))
+			cmd, err := holder.Command(self, newPID)
+			if err != nil {
+				return container.Process{}, err
+			}
+			pid, exit, err := exits.Start(cmd)
 			return container.Process{PID: pid, Exit: exit}, err
 		}
 	}
 	holdUsers := func(users spec.Users) (container.Process, error) {
-		pid, exit, err := exits.Start(holder.UserCommand(self, users))
+		cmd, err := holder.UserCommand(self, users)
+		if err != nil {
+			return container.Process{}, err
+		}
+		pid, exit, err := exits.Start(cmd)
 		return container.Process{PID: pid, Exit: exit}, err
 	}
 	pod, err := sandbox.New(sandbox.Options{

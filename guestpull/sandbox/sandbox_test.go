@@ -31,7 +31,10 @@ func newSandbox(t *testing.T) *Sandbox {
 		Base: base, ResolvConf: filepath.Join(base, "etc/resolv.conf"), Sysctls: filepath.Join(base, "sys"), Cgroups: cgroup.Root(t.TempDir()),
 		Holder: func() (container.Process, error) { return start(exec.Command("sleep", "1000")) },
 		UserHolder: func(users spec.Users) (container.Process, error) {
-			cmd := holder.UserCommand("/bin/sleep", users)
+			cmd, err := holder.UserCommand("/bin/sleep", users)
+			if err != nil {
+				return container.Process{}, err
+			}
 			cmd.Args = []string{"sleep", "1000"}
 			return start(cmd)
 		},

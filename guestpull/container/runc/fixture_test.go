@@ -60,14 +60,22 @@ func newPod(t *testing.T, sharePID bool) *pod {
 	must(t, err)
 	hold := func(newPID bool) container.Holder {
 		return func() (container.Process, error) {
-			pid, exit, err := exits.Start(holder.Command("/proc/self/exe", newPID))
+			cmd, err := holder.Command("/proc/self/exe", newPID)
+			if err != nil {
+				return container.Process{}, err
+			}
+			pid, exit, err := exits.Start(cmd)
 			return container.Process{PID: pid, Exit: exit}, err
 		}
 	}
 	p.sandbox, err = sandbox.New(sandbox.Options{
 		Base: p.base, ResolvConf: filepath.Join(p.base, "resolv.conf"), Sysctls: t.TempDir(), Cgroups: cgroup.Default, Holder: hold(true),
 		UserHolder: func(users spec.Users) (container.Process, error) {
-			pid, exit, err := exits.Start(holder.UserCommand("/proc/self/exe", users))
+			cmd, err := holder.UserCommand("/proc/self/exe", users)
+			if err != nil {
+				return container.Process{}, err
+			}
+			pid, exit, err := exits.Start(cmd)
 			return container.Process{PID: pid, Exit: exit}, err
 		},
 	})
@@ -126,7 +134,7 @@ func busyboxLayer(t *testing.T, busybox string) string {
 	program, err := os.ReadFile(busybox)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "bin/busybox"), program, 0o755))
-	for _, name := range []string{"sh", "cat", "echo", "sleep", "id", "hostname", "stty", "ls", "ps", "kill", "test", "tty", "touch", "grep"} {
+	for _, name := range []string{"sh", "cat", "echo", "sleep", "id", "hostname", "stty", "ls", "ps", "kill", "test", "tty", "touch", "grep", "true"} {
 		must(t, os.Symlink("busybox", filepath.Join(dir, "bin", name)))
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte("root:x:0:0::/:/bin/sh\napp:x:1000:1001::/home:/bin/sh\n"), 0o644))
