@@ -193,14 +193,31 @@ func (m *Manager) pinMounts(c *Container, p *plan) error {
 			continue
 		}
 		target := filepath.Join(pins, strconv.Itoa(i))
+		if p.termDest != "" && mnt.Destination == p.termDest {
+			// The host reads it back, so it must not choose which file that is: it is an empty one, whatever the source.
+			if err := newTermLog(target); err != nil {
+				return fmt.Errorf("container %s: %w", c.id, err)
+			}
+			mnt.Source, c.termLog = target, target
+			continue
+		}
 		if err := m.pin(p, mnt, target); err != nil {
 			return fmt.Errorf("container %s: mount at %s: %w", c.id, mnt.Destination, err)
 		}
 		c.undo.push(func(context.Context) error { return mount.Unmount(target) })
 		mnt.Source = target
-		if p.termDest != "" && mnt.Destination == p.termDest {
-			c.termLog = target
-		}
+	}
+	return nil
+}
+
+// newTermLog makes the file for a container's last message; any user of the container may write it.
+func newTermLog(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+	if err != nil {
+		return fmt.Errorf("make termination log: %w", err)
+	}
+	if err := errors.Join(f.Chmod(0o666), f.Close()); err != nil {
+		return fmt.Errorf("make termination log: %w", err)
 	}
 	return nil
 }

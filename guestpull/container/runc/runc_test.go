@@ -248,6 +248,33 @@ func TestTerminationLog(t *testing.T) {
 	}
 }
 
+// TestTerminationLogOfOtherFiles is a host that names files as the termination log which it must not see: one of the image, and one
+// that another container has left in a volume of the pod.
+func TestTerminationLogOfOtherFiles(t *testing.T) {
+	p := newPod(t, false)
+	volume := filepath.Join(p.base, "sandbox/shm")
+	must(t, os.WriteFile(filepath.Join(volume, "secret"), []byte("secret"), 0o600))
+	for id, source := range map[string]string{
+		"own": filepath.Join(p.base, "own/rootfs/etc/passwd"), "volume": volume + "/secret", "folder": volume,
+	} {
+		req := p.request(id, "sh", "-c", "cat /etc/passwd; echo bye > /etc/passwd")
+		req.OCI.Annotations = map[string]string{"io.kubernetes.container.terminationMessagePath": "/etc/passwd"}
+		req.OCI.Mounts = append(req.OCI.Mounts, &oci.Mount{Destination: "/etc/passwd", Type: "bind", Source: source, Options: []string{"rbind"}})
+		must(t, p.Create(t.Context(), req))
+		if got, err := p.TerminationLog(id); err != nil || len(got) > 0 {
+			t.Errorf("%s: the host reads %q, %v", id, got, err)
+		}
+		must(t, p.Start(t.Context(), id))
+		p.wantExit(t, id, "", 0)
+		if got, err := p.TerminationLog(id); err != nil || string(got) != "bye\n" || p.output(t, id, "", false) != "" {
+			t.Errorf("%s: last message %q, %v", id, got, err)
+		}
+	}
+	if got, err := os.ReadFile(volume + "/secret"); err != nil || string(got) != "secret" {
+		t.Errorf("the volume's file is now %q, %v", got, err)
+	}
+}
+
 func TestProgramMissing(t *testing.T) {
 	p := newPod(t, false)
 	err := p.Create(t.Context(), p.request("c1", "no-such-program"))
