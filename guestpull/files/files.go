@@ -107,13 +107,29 @@ func (r *Receiver) open() error {
 	return err
 }
 
-// enter counts a new entry; one that replaces another costs nothing.
-func (r *Receiver) enter(name string, size int64) error {
+// room tells whether one more entry may be made; one that replaces another costs nothing.
+func (r *Receiver) room(name string) error {
 	if _, known := r.entries[name]; !known && len(r.entries) >= maxEntries {
 		return fmt.Errorf("more than %d files: %w", maxEntries, errdefs.ErrResourceExhausted)
 	}
+	return nil
+}
+
+// enter counts an entry that is there.
+func (r *Receiver) enter(name string, size int64) {
 	r.bytes += size - r.entries[name]
 	r.entries[name] = size
+}
+
+// mkdir makes and counts a directory that nobody else can enter yet.
+func (r *Receiver) mkdir(name string) error {
+	if err := r.room(name); err != nil {
+		return err
+	}
+	if err := r.root.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	r.enter(name, 0)
 	return nil
 }
 
@@ -124,13 +140,15 @@ func (r *Receiver) makeParents(name string, mode fs.FileMode) error {
 			continue
 		}
 		parent := name[:at]
-		switch err := r.root.Mkdir(parent, 0o700); {
-		case errors.Is(err, fs.ErrExist):
+		switch info, err := r.root.Lstat(parent); {
+		case err == nil && info.IsDir():
 			continue
-		case err != nil:
+		case err == nil: // a link too: what is made behind it would count under a name that it does not have
+			return fmt.Errorf("%s is no directory: %w", parent, errdefs.ErrFailedPrecondition)
+		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
-		if err := r.enter(parent, 0); err != nil {
+		if err := r.mkdir(parent); err != nil {
 			return err
 		}
 		// Not left to Mkdir, which the umask would weaken.
@@ -148,10 +166,7 @@ func (r *Receiver) makeDir(q *request) error {
 	info, err := r.root.Lstat(q.name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := r.enter(q.name, 0); err != nil {
-			return err
-		}
-		if err := r.root.Mkdir(q.name, 0o700); err != nil {
+		if err := r.mkdir(q.name); err != nil {
 			return err
 		}
 	case err != nil:
@@ -172,17 +187,19 @@ func (r *Receiver) makeLink(q *request) error {
 	if err := r.refuseDir(q.name); err != nil {
 		return err
 	}
+	r.abandon(q.name)
 	temporary := temporaryName(q.name)
-	if err := r.root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	if err := r.root.Symlink(q.target, temporary); err != nil {
 		return err
 	}
-	if err := r.root.Lchown(temporary, q.uid, q.gid); err != nil {
-		return err
+	err := r.root.Lchown(temporary, q.uid, q.gid)
+	if err == nil {
+		err = r.publish(temporary, q.name, 0)
 	}
-	return r.publish(temporary, q.name, 0)
+	if err != nil {
+		return errors.Join(err, r.root.Remove(temporary))
+	}
+	return nil
 }
 
 // addPiece writes a piece of a file, and publishes the file after its last.
@@ -237,7 +254,7 @@ func (r *Receiver) begin(q *request) (*transfer, error) {
 	return t, nil
 }
 
-// abandon forgets a file in flight. Its temporary file is written over by the next transfer of that name.
+// abandon forgets a file in flight.
 func (r *Receiver) abandon(name string) {
 	if t := r.inFlight[name]; t != nil {
 		r.bytes -= t.size
@@ -272,10 +289,14 @@ func (r *Receiver) write(t *transfer, q *request) (retErr error) {
 
 // publish gives a whole file or link its name.
 func (r *Receiver) publish(temporary, name string, size int64) error {
-	if err := r.enter(name, size); err != nil {
+	if err := r.room(name); err != nil {
 		return err
 	}
-	return r.root.Rename(temporary, name)
+	if err := r.root.Rename(temporary, name); err != nil {
+		return err
+	}
+	r.enter(name, size)
+	return nil
 }
 
 func (r *Receiver) refuseDir(name string) error {

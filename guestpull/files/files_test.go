@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -236,6 +237,46 @@ func TestInFlightLimit(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	mustCopy(t, r, piece(dir+"/A", 2, 1, "y"), last)
+}
+
+// TestEntryLimit asks for more than there is room for, in every way, and leaves nothing of that.
+func TestEntryLimit(t *testing.T) {
+	r, dir := base(t)
+	mustCopy(t, r, piece(dir+"/v/file", 1, 0, "x"))
+	for i := range maxEntries - len(r.entries) {
+		r.entries["v/"+strconv.Itoa(i)] = 0
+	}
+	for name, q := range map[string]*agentpb.CopyFileRequest{
+		"file": piece(dir+"/v/new", 1, 0, "x"), "folder": folder(dir+"/v/d", 0o755), "link": link(dir+"/v/l", "file"),
+		"parents": piece(dir+"/w/a/b/file", 1, 0, "x"),
+	} {
+		for range 3 {
+			if err := r.CopyFile(t.Context(), q); !errdefs.IsResourceExhausted(err) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	mustCopy(t, r, piece(dir+"/v/file", 2, 0, "yz"), link(dir+"/v/file", "elsewhere"))
+	for name, want := range map[string]int{".": 2, "v": 1, incoming: 0} {
+		if left, err := os.ReadDir(filepath.Join(dir, name)); err != nil || len(left) != want {
+			t.Errorf("%s holds %v, %v", name, left, err)
+		}
+	}
+	if r.bytes != 0 {
+		t.Errorf("%d bytes are counted", r.bytes)
+	}
+}
+
+// TestAlias writes behind a link inside the volume: removing the link must not make room for the file.
+func TestAlias(t *testing.T) {
+	r, dir := base(t)
+	mustCopy(t, r, folder(dir+"/v/real", 0o755), link(dir+"/v/alias", "real"))
+	if err := r.CopyFile(t.Context(), piece(dir+"/v/alias/file", 1, 0, "x")); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("error %v", err)
+	}
+	if left, err := os.ReadDir(dir + "/v/real"); err != nil || len(left) != 0 {
+		t.Errorf("behind the link: %v, %v", left, err)
+	}
 }
 
 func FuzzCopyFile(f *testing.F) {

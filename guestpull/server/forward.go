@@ -19,6 +19,8 @@ const (
 	forwardMethod = "Forward"
 	// maxForwards bounds what forwarded connections cost the guest: two buffers each, and a window of 1 MiB that the host may fill.
 	maxForwards = 128
+	// maxRefusals bounds the requests beyond that which get an answer; more are hung up on.
+	maxRefusals = 16
 	// forwardOpenTimeout bounds how long the host may take to name a port, and then each attempt to connect to it.
 	forwardOpenTimeout = 30 * time.Second
 	// forwardRefuseTimeout bounds what a request beyond the limit still gets of the guest's time.
@@ -39,7 +41,7 @@ func (s *Server) ServeForwards(ctx context.Context, l net.Listener) {
 	defer work.Wait()
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-	places := make(chan struct{}, maxForwards)
+	places, refusals := make(chan struct{}, maxForwards), make(chan struct{}, maxRefusals)
 	for {
 		stream, err := l.Accept()
 		if err != nil {
@@ -52,8 +54,17 @@ func (s *Server) ServeForwards(ctx context.Context, l net.Listener) {
 				defer func() { <-places }()
 				s.forward(ctx, stream)
 			})
+			continue
 		default:
-			work.Go(func() { s.refuseForward(ctx, stream) })
+		}
+		select {
+		case refusals <- struct{}{}:
+			work.Go(func() {
+				defer func() { <-refusals }()
+				s.refuseForward(ctx, stream)
+			})
+		default:
+			_ = stream.Close()
 		}
 	}
 }

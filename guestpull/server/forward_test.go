@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -158,14 +159,27 @@ func TestForwardsCrowd(t *testing.T) {
 	if err := forward.Ask(openStream(t, path), port); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("one too many: %v", err)
 	}
+	// Those that never ask keep no place for long, and soon get none.
+	silent := make([]net.Conn, maxRefusals)
+	for i := range silent {
+		silent[i] = openStream(t, path)
+	}
+	if n, err := openStream(t, path).Read(make([]byte, 1)); err == nil {
+		t.Errorf("read %d bytes of a stream that should be hung up", n)
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a stream beyond all limits is kept")
+	}
+	for _, stream := range silent {
+		stream.Close()
+	}
 	streams[0].Close()
-	// The guest sees that in its own time.
-	for {
+	// The guest sees all that in its own time, and refuses or hangs up until then.
+	for end := time.Now().Add(patience); ; {
 		err := forward.Ask(openStream(t, path), port)
 		if err == nil {
 			break
 		}
-		if !errdefs.IsResourceExhausted(err) || t.Context().Err() != nil {
+		if time.Now().After(end) {
 			t.Fatalf("after one has ended: %v", err)
 		}
 	}
