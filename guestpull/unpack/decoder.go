@@ -7,10 +7,10 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/coffer-project/coffer/guestpull/mediatype"
+	"github.com/coffer-project/coffer/guestpull/unpack/gunzip"
 )
 
 // decoder is a running decompressor. Close gives it back for use by another layer.
@@ -39,7 +39,7 @@ func (u *Unpacker) decoder(c mediatype.Compression) (*decoder, error) {
 	}
 	d.buf = bufio.NewReaderSize(nil, bufferSize)
 	if c == mediatype.Gzip {
-		zr := new(gzip.Reader)
+		zr := new(gunzip.Reader)
 		d.Reader, d.reset = zr, zr.Reset
 		return d, nil
 	}

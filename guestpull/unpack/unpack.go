@@ -18,7 +18,6 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/coffer-project/coffer/guestpull/mediatype"
@@ -156,7 +155,7 @@ func classify(err error) error {
 	case !errdefs.IsUnknown(errdefs.Resolve(err)):
 		// It was given a class further down.
 		return err
-	case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum),
+	case errors.Is(err, tar.ErrHeader),
 		errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, zstd.ErrCRCMismatch), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	case errors.As(err, &corrupt):
