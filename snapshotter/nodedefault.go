@@ -172,14 +172,16 @@ func (n *NodeDefault) refuse(ctx context.Context, parent string) error {
 		if image.Top() != layer.Chain {
 			continue
 		}
-		names, nerr := n.catalog.Names(ctx, image.Manifest)
+		names, unnamed := n.catalog.Names(ctx, image.Manifest)
 		reason := n.forGuests(image, names)
-		if nerr == nil && reason == "" {
+		if reason == "" && unnamed == nil {
 			n.forgetter.Forget(ctx, layer.Chain)
 			return fmt.Errorf("image %[1]s is for this host, but one for guests with the same layers was pulled before, so that the host does not have them. "+
 				"What stands in the way is being removed: pull the image again (crictl pull %[1]s): %[2]w", shortest(names), errdefs.ErrFailedPrecondition)
 		}
-		why = fmt.Sprintf("image %s is for guests only (%s)", shortest(names), reason)
+		if reason != "" {
+			why = fmt.Sprintf("image %s is for guests only (%s)", shortest(names), reason)
+		}
 	}
 	if why == "" {
 		why = fmt.Sprintf("image %s is for guests only", named(layer.Reference))

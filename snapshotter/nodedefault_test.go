@@ -211,3 +211,24 @@ func TestNodeDefaultDecides(t *testing.T) {
 		})
 	}
 }
+
+// nameless is a containerd that stops to answer when it is asked for names.
+type nameless struct{ *fakeCatalog }
+
+func (nameless) Names(context.Context, digest.Digest) ([]string, error) {
+	return nil, errdefs.ErrUnavailable
+}
+
+// TestRefuseWithoutNames: what containerd has not said is neither made up nor a reason to forget a layer.
+func TestRefuseWithoutNames(t *testing.T) {
+	catalog := &fakeCatalog{names: map[digest.Digest][]string{}}
+	catalog.add([]string{"registry.example/plain:1"}, nil)
+	n, err := NewNodeDefault(nameless{catalog}, catalog, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = n.refuse(t.Context(), layerName{Chain: chainA, Reference: app}.String())
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), app) || strings.Contains(err.Error(), "()") || len(catalog.forgotten) > 0 {
+		t.Errorf("%v; forgotten %v", err, catalog.forgotten)
+	}
+}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -125,20 +126,27 @@ func checkContainerd(ctx context.Context, x *Examination) []Finding {
 	return ok("version " + found[0])
 }
 
-// checkShimBinary looks where containerd does: on the PATH, which must be containerd's own too.
+// checkShimBinary looks where containerd does: at the handlers' runtime_path, or on the PATH, which must be containerd's own
+// too.
 func checkShimBinary(ctx context.Context, x *Examination) []Finding {
-	name := shimName
+	names := map[string]bool{}
 	if x.containerd != nil {
 		for _, h := range x.ours() {
-			if h.RuntimePath != "" {
-				name = h.RuntimePath
-			}
+			names[cmp.Or(h.RuntimePath, shimName)] = true
 		}
 	}
-	if _, err := x.Host.Run(ctx, name, "-v"); err != nil {
-		return fail(name+" does not run: "+oneLine(err), "install it into a directory of containerd's PATH, such as /usr/local/bin")
+	if len(names) == 0 {
+		names[shimName] = true
 	}
-	return ok(name + " runs")
+	var all []Finding
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if _, err := x.Host.Run(ctx, name, "-v"); err != nil {
+			all = append(all, fail(name+" does not run: "+oneLine(err), "install it into a directory of containerd's PATH, such as /usr/local/bin")...)
+			continue
+		}
+		all = append(all, ok(name+" runs")...)
+	}
+	return all
 }
 
 // unread is what the checks of containerd's configuration find when it could not be read.

@@ -246,6 +246,14 @@ func TestServe(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(snapshots)
 	ctx, cancel := context.WithCancel(t.Context())
+	killed, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.SetUnlinkOnClose(false) // a killed exporter leaves its socket
+	if err := killed.Close(); err != nil {
+		t.Fatal(err)
+	}
 	listener, err := Listen(ctx, "unix:"+path)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/coffer-project/coffer/snapshotter/server"
 )
 
 const (
@@ -18,13 +20,12 @@ const (
 	stopLimit   = 5 * time.Second
 )
 
-// Listen opens the address that metrics are served on: host:port, or unix:/path for a scraper that can do that.
+// Listen opens the address that metrics are served on: host:port, or unix:/path, for root, for a scraper that can do that.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
-	network := "tcp"
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, address = "unix", path
+		return server.Listen(ctx, path)
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, network, address)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for scrapes: %w", err)
 	}
@@ -37,9 +38,9 @@ func Serve(ctx context.Context, listener net.Listener, gatherer prometheus.Gathe
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
 		MaxRequestsInFlight: 4, Timeout: 2 * scrapeLimit, ErrorHandling: promhttp.ContinueOnError,
 	}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
+	scraped := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- scraped.Serve(listener) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve metrics: %w", err)
@@ -47,7 +48,7 @@ func Serve(ctx context.Context, listener net.Listener, gatherer prometheus.Gathe
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 	defer cancel()
-	err := server.Shutdown(ctx)
+	err := scraped.Shutdown(ctx)
 	if <-served; err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
