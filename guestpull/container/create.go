@@ -130,7 +130,10 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) err
 	if err := writeSpec(filepath.Join(c.dir, "config.json"), p.spec); err != nil {
 		return err
 	}
-	return m.launch(ctx, c, p.spec.Process)
+	if err := m.launch(ctx, c, p.spec.Process); err != nil {
+		return err
+	}
+	return c.dropPins()
 }
 
 func (m *Manager) makeDir(c *Container) error {
@@ -199,6 +202,12 @@ func (m *Manager) pinMounts(c *Container, p *plan) error {
 				return fmt.Errorf("container %s: %w", c.id, err)
 			}
 			mnt.Source, c.termLog = target, target
+			continue
+		}
+		if mount.Below(m.sandboxDir(), mnt.Source) {
+			if err := m.pinVolume(c, mnt, target); err != nil {
+				return fmt.Errorf("container %s: mount at %s: %w", c.id, mnt.Destination, err)
+			}
 			continue
 		}
 		if err := m.pin(p, mnt, target); err != nil {

@@ -151,6 +151,11 @@ func (f *fakeSandbox) Mount(_ context.Context, s *agentpb.Storage) error {
 	return nil
 }
 
+func (f *fakeSandbox) OpenVolume(path string, _ bool) (*os.File, func(context.Context) error, error) {
+	handle, err := os.Open(path)
+	return handle, func(context.Context) error { return nil }, err
+}
+
 func (f *fakeSandbox) SetSysctl(name, value string) error {
 	f.sysctls[name] = value
 	return nil

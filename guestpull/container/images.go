@@ -160,7 +160,7 @@ func (m *Manager) mountVolumes(ctx context.Context, c *Container, p *plan) error
 	return nil
 }
 
-// pin opens the source of a bind mount once and puts the opened object at target.
+// pin opens the source of a bind mount, of an image or of the host's files, once and puts the opened object at target.
 func (m *Manager) pin(p *plan, mnt *specs.Mount, target string) error {
 	if root, rel, ok := m.ownImage(p, mnt.Source); ok {
 		// A folder that an image declares as a volume need not be in it; a part of a volume must.
@@ -170,9 +170,5 @@ func (m *Manager) pin(p *plan, mnt *specs.Mount, target string) error {
 		}
 		return mount.PinInRoot(root, rel, target, missing)
 	}
-	root := m.sharedDir()
-	if mount.Below(m.sandboxDir(), mnt.Source) {
-		root = m.sandboxDir()
-	}
-	return mount.Pin(root, mnt.Source, target)
+	return mount.Pin(m.sharedDir(), mnt.Source, target)
 }

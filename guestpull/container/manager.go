@@ -73,6 +73,7 @@ type Container struct {
 	finished chan struct{}      // closed when the creation has ended
 	turn     chan struct{}      // one life-cycle step at a time
 	undo     undo               // belongs to the creation, then to whoever has the turn
+	pins     []func() error     // unmount volumes that only the runtime needs to see
 
 	mu        sync.Mutex
 	state     State

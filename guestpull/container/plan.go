@@ -3,11 +3,13 @@ package container
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/coffer-project/coffer/guestpull/container/mount"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -114,6 +116,7 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 			_, _, own := m.ownImage(p, path)
 			return own || m.allowSource(path)
 		},
+		AllowShared: func(path string) bool { return mount.Below(filepath.Join(m.sandboxDir(), "ephemeral"), path) },
 	})
 	if err != nil {
 		return nil, err

@@ -69,6 +69,9 @@ type Sandbox interface {
 	Namespaces(sharePID bool, users spec.Users) (Namespaces, error)
 	// Mount makes a storage of the pod present, in guest memory. It stays for the life of the pod, as a volume of a pod does.
 	Mount(ctx context.Context, storage *agentpb.Storage) error
+	// OpenVolume opens a storage of the pod, or a part of it. With share, mounts that a container makes in it reach the others that have
+	// it, until release is called; it may be repeated. InvalidArgument: no such storage, or its mounts cannot be shared.
+	OpenVolume(path string, share bool) (handle *os.File, release func(context.Context) error, err error)
 	// SetSysctl sets a variable of the pod's network namespace.
 	SetSysctl(name, value string) error
 	// WatchOOM reports the container's out-of-memory kills to the host until stop is called.

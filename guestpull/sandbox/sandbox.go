@@ -65,6 +65,7 @@ type Sandbox struct {
 	users    spec.Users                  // of the user namespace
 	mapped   container.Namespaces        // those of containers in a user namespace
 	storages map[string]*agentpb.Storage // by mount point
+	memories map[string]*memory          // those of them that are file systems of their own, by mount point
 	undo     []func(ctx context.Context) error
 }
 
@@ -73,7 +74,7 @@ func New(o Options) (*Sandbox, error) {
 	if o.Base == "" || o.ResolvConf == "" || o.Sysctls == "" || o.Cgroups == "" || o.Holder == nil || o.UserHolder == nil {
 		return nil, errors.New("sandbox lacks a part")
 	}
-	return &Sandbox{Options: o, oom: newOOMQueue(), storages: make(map[string]*agentpb.Storage)}, nil
+	return &Sandbox{Options: o, oom: newOOMQueue(), storages: make(map[string]*agentpb.Storage), memories: make(map[string]*memory)}, nil
 }
 
 func (s *Sandbox) dir() string { return filepath.Join(s.Base, "sandbox") }

@@ -158,25 +158,37 @@ func (v *volume) option(option string) error {
 // makeVolume makes the folder at point and what is mounted on it. A plain folder that is there already, or a file, is left as it is: it may
 // be part of another volume, named by a subPath, where a container has made it.
 func (s *Sandbox) makeVolume(root, point string, v volume) error {
-	parents := os.FileMode(0o755)
-	if !v.tmpfs {
-		parents = fileMode(v.mode) // as kubelet makes the folders of a subPath
-	}
-	made, err := mount.MkdirBelow(root, point, parents, fileMode(v.mode))
-	if err != nil {
-		return err
-	}
 	if v.tmpfs {
-		if err := mount.Tmpfs(root, point, v.flags, strings.Join(v.data, ",")); err != nil {
+		return s.makeMemory(root, point, v)
+	}
+	mode := fileMode(v.mode) // of missing parents, too, as kubelet makes the folders of a subPath
+	if m, _, rel := s.memoryOf(point); m != nil {
+		made, err := mount.MkdirIn(m.root, rel, mode, mode)
+		if err != nil || !made || v.group < 0 {
 			return err
 		}
-		s.undo = append(s.undo, func(context.Context) error { return mount.Unmount(point) })
+		return mount.ChownIn(m.root, rel, v.group, fileMode(v.mode|0o2770))
 	}
-	if v.group < 0 || !made && !v.tmpfs {
-		return nil
+	made, err := mount.MkdirBelow(root, point, mode, mode)
+	if err != nil || !made || v.group < 0 {
+		return err
 	}
 	// As kubelet does for a volume's group: its members may write, and what they create belongs to the group.
 	return mount.Chown(root, point, v.group, fileMode(v.mode|0o2770))
+}
+
+// makeMemory mounts a file system of its own.
+func (s *Sandbox) makeMemory(root, point string, v volume) error {
+	if err := s.checkOverlap(point); err != nil {
+		return err
+	}
+	if _, err := mount.MkdirBelow(root, point, 0o755, fileMode(v.mode)); err != nil {
+		return err
+	}
+	if err := mount.Tmpfs(root, point, v.flags, strings.Join(v.data, ",")); err != nil {
+		return err
+	}
+	return s.addMemory(root, point, v)
 }
 
 // exceedsMemory tells that a size in bytes could never be filled. kubelet gives a volume without a limit of its own the size of the node's

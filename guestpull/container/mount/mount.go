@@ -35,15 +35,21 @@ func openAt(dir *os.File, rel, path string, flags uint64) (*os.File, error) {
 		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return nil, fmt.Errorf("%s does not exist in the guest: %w", path, errdefs.ErrNotFound)
-	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
-		return nil, fmt.Errorf("%s leads through a symbolic link: %w", path, errdefs.ErrInvalidArgument)
-	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", path, err)
+	if err != nil {
+		return nil, openError(path, err)
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openError says what is wrong with a path that could not be opened.
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%s does not exist in the guest: %w", path, errdefs.ErrNotFound)
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
+		return fmt.Errorf("%s leads through a symbolic link: %w", path, errdefs.ErrInvalidArgument)
+	}
+	return fmt.Errorf("open %s: %w", path, err)
 }
 
 // relative returns path relative to root, refusing everything that is not a clean path strictly below it.
@@ -72,11 +78,20 @@ func Pin(root, source, target string) error {
 	return pin(src, target)
 }
 
-// pin clones the mount of an opened object onto target.
-func pin(src *os.File, target string) (retErr error) {
+// pin clones the mount of an opened object, which nobody shares, onto target.
+func pin(src *os.File, target string) error {
+	tree, err := clone(src, target, Private)
+	if err != nil {
+		return err
+	}
+	return unix.Close(tree)
+}
+
+// clone clones the mount of an opened object, and what is mounted below it, onto target, and returns a handle of the clone.
+func clone(src *os.File, target string, p Propagation) (_ int, retErr error) {
 	info, err := src.Stat()
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", src.Name(), err)
+		return -1, fmt.Errorf("look at %s: %w", src.Name(), err)
 	}
 	switch {
 	case info.IsDir():
@@ -87,7 +102,7 @@ func pin(src *os.File, target string) (retErr error) {
 		err = fmt.Errorf("%s is neither a file nor a folder: %w", src.Name(), errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
-		return err
+		return -1, err
 	}
 	defer func() {
 		if retErr != nil {
@@ -97,13 +112,16 @@ func pin(src *os.File, target string) (retErr error) {
 	tree, err := unix.OpenTree(int(src.Fd()), "",
 		unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
-		return fmt.Errorf("clone mount of %s: %w", src.Name(), err)
+		return -1, fmt.Errorf("clone mount of %s: %w", src.Name(), err)
 	}
-	defer unix.Close(tree)
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attach mount of %s: %w", src.Name(), err)
+	err = setPropagation(tree, p, true)
+	if err == nil {
+		err = unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	}
-	return nil
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("attach mount of %s: %w", src.Name(), err), unix.Close(tree))
+	}
+	return tree, nil
 }
 
 func touch(path string) error {
@@ -121,25 +139,39 @@ func MkdirBelow(root, path string, parents, mode os.FileMode) (made bool, _ erro
 	if err != nil {
 		return false, err
 	}
-	at, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, fmt.Errorf("open %s: %w", root, err)
 	}
-	defer func() { at.Close() }()
+	defer dir.Close()
+	return mkdir(dir, rel, parents, mode, openAt)
+}
+
+// mkdir makes a folder and its missing parents; open opens one of them in the one above it.
+func mkdir(dir *os.File, rel string, parents, mode os.FileMode, open func(at *os.File, rel, path string, flags uint64) (*os.File, error),
+) (made bool, _ error) {
+	at := dir
+	defer func() {
+		if at != dir {
+			at.Close()
+		}
+	}()
 	parts := strings.Split(rel, "/")
 	for i, part := range parts {
 		err := unix.Mkdirat(int(at.Fd()), part, 0o700)
 		if made = err == nil; !made && !errors.Is(err, unix.EEXIST) {
-			return false, fmt.Errorf("make folder %s: %w", path, err)
+			return false, fmt.Errorf("make folder %s/%s: %w", dir.Name(), rel, err)
 		}
 		if !made && i == len(parts)-1 {
 			return false, nil
 		}
-		next, err := openAt(at, part, at.Name()+"/"+part, unix.O_DIRECTORY|unix.O_RDONLY)
+		next, err := open(at, part, at.Name()+"/"+part, unix.O_DIRECTORY|unix.O_RDONLY)
 		if err != nil {
 			return false, err
 		}
-		at.Close()
+		if at != dir {
+			at.Close()
+		}
 		at = next
 		if !made {
 			continue
@@ -149,7 +181,7 @@ func MkdirBelow(root, path string, parents, mode os.FileMode) (made bool, _ erro
 			want = mode
 		}
 		if err := setMode(at, want); err != nil {
-			return false, fmt.Errorf("set mode of %s: %w", path, err)
+			return false, fmt.Errorf("set mode of %s: %w", at.Name(), err)
 		}
 	}
 	return made, nil
@@ -199,8 +231,12 @@ func Chown(root, path string, group int, mode os.FileMode) error {
 		return err
 	}
 	defer f.Close()
+	return chown(f, group, mode)
+}
+
+func chown(f *os.File, group int, mode os.FileMode) error {
 	if err := errors.Join(f.Chown(-1, group), f.Chmod(mode)); err != nil {
-		return fmt.Errorf("set group of %s: %w", path, err)
+		return fmt.Errorf("set group of %s: %w", f.Name(), err)
 	}
 	return nil
 }

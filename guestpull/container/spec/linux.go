@@ -44,12 +44,6 @@ func buildLinux(in *oci.Linux, o Options) (*specs.Linux, error) {
 	if out.ReadonlyPaths, err = checkPaths("read-only path", in.GetReadonlyPaths()); err != nil {
 		return nil, err
 	}
-	switch p := in.GetRootfsPropagation(); p {
-	case "", "private", "rprivate", "slave", "rslave":
-		out.RootfsPropagation = p
-	default:
-		return nil, refuse("root propagation %.32q of container %s", p, o.ContainerID)
-	}
 	return out, nil
 }
 

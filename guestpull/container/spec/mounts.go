@@ -12,8 +12,8 @@ import (
 // Bind is the type of a mount whose source is a path in the guest.
 const Bind = "bind"
 
-// common are the mount options that every type may have. Shared propagation is left out on purpose: a mount that a
-// container makes must not appear in another one or in the agent.
+// common are the mount options that every type may have. Shared propagation is only for bind mounts of some sources: a mount that a
+// container makes must not appear in another one that does not know of it, or in the agent's own folders.
 var common = words(`ro rw suid nosuid dev nodev exec noexec sync async dirsync relatime norelatime atime noatime diratime
 	nodiratime strictatime nostrictatime lazytime nolazytime symfollow nosymfollow defaults private rprivate slave rslave unbindable
 	runbindable rro rrw rnosuid rnodev rnoexec rnoatime rrelatime rstrictatime rnosymfollow`)
@@ -99,7 +99,7 @@ func buildBind(m *oci.Mount, allowSource func(string) bool) (specs.Mount, error)
 		return specs.Mount{}, refuse("mount at %s: source %.200q is not a folder or file that was handed to this pod", dest, src)
 	}
 	for _, option := range m.GetOptions() {
-		if !common[option] && option != "bind" && option != "rbind" {
+		if !common[option] && propagations[option] == "" && option != "bind" && option != "rbind" {
 			return specs.Mount{}, refuse("mount at %s: option %.64q is not allowed", dest, option)
 		}
 	}
@@ -107,7 +107,7 @@ func buildBind(m *oci.Mount, allowSource func(string) bool) (specs.Mount, error)
 	if !slices.Contains(options, "bind") && !slices.Contains(options, "rbind") {
 		options = append(options, "rbind")
 	}
-	return specs.Mount{Destination: dest, Type: Bind, Source: src, Options: options}, nil
+	return specs.Mount{Destination: dest, Type: Bind, Source: src, Options: settlePropagation(options)}, nil
 }
 
 // isBind: runc itself treats a mount with the option as a bind mount, whatever its type says.

@@ -43,6 +43,8 @@ type Options struct {
 	Users Users
 	// AllowSource tells whether a bind mount may come from the path.
 	AllowSource func(path string) bool
+	// AllowShared tells whether mounts that the container makes in that source may reach other containers; nil: nowhere.
+	AllowShared func(path string) bool
 	// Disks are the paths at which the container sees disks that were plugged in; each must be in the request, and gets its number
 	// by SetDisk.
 	Disks map[string]bool
@@ -71,6 +73,9 @@ func Build(in *oci.Spec, o Options) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if linux.RootfsPropagation, err = rootPropagation(in.GetLinux().GetRootfsPropagation(), mounts, o, process); err != nil {
+		return nil, err
+	}
 	return &specs.Spec{
 		Version: specs.Version,
 		Process: process,
@@ -79,6 +84,8 @@ func Build(in *oci.Spec, o Options) (*specs.Spec, error) {
 		Linux:   linux,
 	}, nil
 }
+
+func (o Options) shareable(path string) bool { return o.AllowShared != nil && o.AllowShared(path) }
 
 func checkTop(in *oci.Spec, o Options) error {
 	if got := in.GetRoot().GetPath(); got != o.Rootfs {

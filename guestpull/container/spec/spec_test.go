@@ -82,7 +82,7 @@ func TestBuild(t *testing.T) {
 	if c := s.Process.Capabilities; !reflect.DeepEqual(c.Bounding, []string{"CAP_CHOWN", "CAP_KILL"}) || len(c.Ambient) != 0 {
 		t.Errorf("capabilities: %+v", c) // ambient was not inheritable
 	}
-	if m := s.Mounts[2]; m.Type != Bind || !reflect.DeepEqual(m.Options, []string{"ro", "rbind"}) {
+	if m := s.Mounts[2]; m.Type != Bind || !reflect.DeepEqual(m.Options, []string{"ro", "rbind", "rprivate"}) {
 		t.Errorf("bind mount: %+v", m)
 	}
 }
