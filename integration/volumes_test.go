@@ -18,9 +18,12 @@ import (
 // TestVolumes gives a pod's containers every kind of volume that the kubelet makes of host files and memory.
 func TestVolumes(t *testing.T) {
 	node := sharedNode(t)
-	l := newLab(t, node, "coffer", encryptedImage(t, node), nil)
+	l := newLab(t, node, "coffer", encryptedImage(t, node), func(config *runtime.PodSandboxConfig) {
+		config.Linux.SecurityContext.Privileged = true // so that containers may be
+	})
 	for name, test := range map[string]func(*testing.T, *lab, *kubelet){
 		"live":        volumesLive,
+		"propagation": volumesPropagation,
 		"termination": volumesTermination,
 		"empty dirs":  volumesEmptyDir,
 		"host paths":  volumesHostPath,

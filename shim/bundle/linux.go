@@ -14,8 +14,8 @@ import (
 	ocipb "github.com/coffer-project/coffer/proto/oci"
 )
 
-// rebuildLinux makes the linux part of a container. A shared process namespace is left to the guest's sandbox.
-func rebuildLinux(opts Options, l *specs.Linux, d *dropped) (*ocipb.Linux, error) {
+// rebuildLinux makes the linux part of a container with these mounts. A shared process namespace is left to the guest's sandbox.
+func rebuildLinux(opts Options, l *specs.Linux, mounts []*ocipb.Mount, d *dropped) (*ocipb.Linux, error) {
 	id := opts.ContainerID
 	d.note("linux.netDevices", len(l.NetDevices) > 0)
 	d.note("linux.mountLabel", l.MountLabel != "")
@@ -44,13 +44,7 @@ func rebuildLinux(opts Options, l *specs.Linux, d *dropped) (*ocipb.Linux, error
 	if out.ReadonlyPaths, err = cleanPaths("read-only path", l.ReadonlyPaths); err != nil {
 		return nil, err
 	}
-	switch l.RootfsPropagation {
-	case "", "private", "rprivate", "slave", "rslave":
-		out.RootfsPropagation = l.RootfsPropagation
-	default:
-		// Nothing outside the guest could see mounts that spread from here.
-		d.note("linux.rootfsPropagation", true)
-	}
+	out.RootfsPropagation = rootPropagation(l.RootfsPropagation, mounts, d)
 	return out, nil
 }
 

@@ -38,7 +38,7 @@ var guestTypes = map[string]string{
 // plainOptions are mount options without a value that are passed on.
 var plainOptions = []string{
 	"ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync", "relatime", "norelatime",
-	"atime", "noatime", "diratime", "nodiratime", "strictatime", "nostrictatime", "private", "rprivate", "slave", "rslave",
+	"atime", "noatime", "diratime", "nodiratime", "strictatime", "nostrictatime", "private", "rprivate",
 	"rro", "newinstance", "tmpcopyup",
 }
 
@@ -149,7 +149,8 @@ func (p *planner) addBind(out *mountPlan, m specs.Mount) error {
 		}
 	}
 	out.mounts = append(out.mounts, &ocipb.Mount{
-		Destination: m.Destination, Source: source, Type: "bind", Options: append([]string{"rbind"}, p.options(m)...),
+		Destination: m.Destination, Source: source, Type: "bind",
+		Options: append(append([]string{"rbind"}, p.options(m)...), p.propagation(m, isEmptyDir)...),
 	})
 	if !isEmptyDir && slices.Contains(out.files.copied, source) {
 		return p.addWritableBelow(out, m, source)
@@ -233,13 +234,13 @@ func (p *planner) addSandboxFiles(out *mountPlan) {
 	}
 }
 
-// options rebuilds mount options; bind and rbind are the caller's.
+// options rebuilds mount options; bind, rbind and the propagation of bind mounts are the caller's.
 func (p *planner) options(m specs.Mount) []string {
 	var out []string
 	for _, option := range m.Options {
 		key, _, hasValue := strings.Cut(option, "=")
 		switch {
-		case option == "bind", option == "rbind":
+		case option == "bind", option == "rbind", isBind(m) && slices.Contains(propagating, option):
 		case slices.Contains(plainOptions, option):
 			out = append(out, option)
 		case hasValue && (m.Type == "tmpfs" || m.Type == "devpts") && slices.Contains(valueOptions, key):

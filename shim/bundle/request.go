@@ -137,7 +137,7 @@ func (b *Bundle) guestSpec(
 	if err != nil {
 		return nil, err
 	}
-	linux, err := rebuildLinux(opts, in.Linux, d)
+	linux, err := rebuildLinux(opts, in.Linux, mounts, d)
 	if err != nil {
 		return nil, err
 	}

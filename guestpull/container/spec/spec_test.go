@@ -158,6 +158,64 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestPropagation: every bind mount has one propagation, and only who may mount gets a shared one, where that is allowed.
+func TestPropagation(t *testing.T) {
+	const volume, file = "/run/kata-containers/sandbox/ephemeral/v", "/run/kata-containers/shared/containers/c1-x"
+	for name, test := range map[string]struct {
+		options, source, root, want, wantRoot string
+		unprivileged, mapped                  bool
+		wantErr                               error
+	}{
+		"none":               {options: "rbind", source: file, want: "rbind rprivate"},
+		"private":            {options: "rbind rprivate", source: volume, want: "rbind rprivate"},
+		"part of the tree":   {options: "bind private ro", source: volume, want: "bind ro rprivate"},
+		"unbindable":         {options: "rbind unbindable", source: volume, want: "rbind rprivate"},
+		"slave":              {options: "rbind rslave", source: volume, root: "rslave", want: "rbind rslave", wantRoot: "rslave"},
+		"slave, no root":     {options: "rbind slave", source: volume, want: "rbind rslave"},
+		"slave, other root":  {options: "rbind slave", source: volume, root: "private", want: "rbind rslave", wantRoot: "rslave"},
+		"slave, anybody":     {options: "rbind rslave", source: file, unprivileged: true, mapped: true, want: "rbind rslave"},
+		"shared":             {options: "rbind rshared", source: volume, root: "rshared", want: "rbind rshared", wantRoot: "rshared"},
+		"shared, other root": {options: "rbind shared", source: volume, root: "rslave", want: "rbind rshared", wantRoot: "rshared"},
+		"last one counts":    {options: "rshared rbind rprivate", source: volume, want: "rbind rprivate"},
+		"shared file":        {options: "rbind rshared", source: file, wantErr: errdefs.ErrInvalidArgument},
+		"unprivileged":       {options: "rbind rshared", source: volume, unprivileged: true, wantErr: errdefs.ErrInvalidArgument},
+		"in a namespace":     {options: "rbind rshared", source: volume, mapped: true, wantErr: errdefs.ErrInvalidArgument},
+		"root alone":         {options: "rbind", source: volume, root: "rshared", wantErr: errdefs.ErrInvalidArgument},
+		"unknown root":       {options: "rbind", source: volume, root: "everything", wantErr: errdefs.ErrInvalidArgument},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, o := honest(), options()
+			o.AllowSource = func(string) bool { return true }
+			o.AllowShared = func(path string) bool { return path == volume }
+			in.Mounts = []*oci.Mount{{Destination: "/v", Type: "bind", Source: test.source, Options: strings.Fields(test.options)}}
+			in.Linux.RootfsPropagation = test.root
+			if !test.unprivileged {
+				in.Process.Capabilities.Bounding = append(in.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
+			}
+			if test.mapped {
+				in.Linux.Namespaces = append(in.Linux.Namespaces, &oci.LinuxNamespace{Type: "user"})
+				in.Linux.UIDMappings = []*oci.LinuxIDMapping{{HostID: 1 << 20, Size: 1 << 16}}
+				in.Linux.GIDMappings = in.Linux.UIDMappings
+				var err error
+				if o.Users, err = MappedUsers(in.Linux); err != nil {
+					t.Fatal(err)
+				}
+				o.User = "/ns/user"
+			}
+			s, err := Build(in, o)
+			if !errors.Is(err, test.wantErr) {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil {
+				return
+			}
+			if got := strings.Join(s.Mounts[0].Options, " "); got != test.want || s.Linux.RootfsPropagation != test.wantRoot {
+				t.Errorf("options %q, root %q", got, s.Linux.RootfsPropagation)
+			}
+		})
+	}
+}
+
 func FuzzBuild(f *testing.F) {
 	seed, err := proto.Marshal(honest())
 	if err != nil {
