@@ -8,12 +8,12 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestImageVolumes mounts images as volumes, an encrypted one among them, and runs an image that declares volumes itself.
+// imageVolumes mounts images as volumes, an encrypted one among them, and runs an image that declares volumes itself.
 // Nothing of any of them is on the host.
-func TestImageVolumes(t *testing.T) {
-	node := sharedNode(t)
-	secret := encryptedImage(t, node)
-	l := newLab(t, node, "coffer", secret, nil)
+func imageVolumes(t *testing.T, l *lab) {
+	t.Helper()
+	secret := l.image
+	defer func() { l.image = secret }()
 	l.image = l.peopledImage(t, "declares", ocispec.ImageConfig{Volumes: map[string]struct{}{"/data": {}, "/absent/deep": {}}})
 	twin := l.peopledImage(t, "twin", ocispec.ImageConfig{
 		User: "app", Labels: map[string]string{"io.coffer/volume-paths": "home,data"},

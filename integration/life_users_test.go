@@ -2,8 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -28,26 +26,9 @@ func peopled() registrytest.Layer {
 // that nothing but their configurations tells them apart.
 func (l *lab) peopledImage(t *testing.T, name string, config ocispec.ImageConfig) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "image")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	config.Env, config.Cmd = []string{"PATH=/bin"}, []string{"/bin/sh"}
-	layout, err := harness.NewLayout(dir, config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	busybox, err := harness.Busybox(l.node.Tools.Busybox)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, layer := range []registrytest.Layer{busybox, peopled()} {
-		if err := layout.AddLayer(layer); err != nil {
-			t.Fatal(err)
-		}
-	}
+	layout := configuredLayout(t, l.node, config, peopled())
 	reference := l.node.HTTP.Host + "/users/" + name + ":v1"
-	if err := l.node.Ctl(t.Context(), true, "image", "copy", "oci:"+dir, reference, "--plain-http"); err != nil {
+	if err := l.node.Ctl(t.Context(), true, "image", "copy", "oci:"+layout.Dir, reference, "--plain-http"); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.pod.Pull(l.ctx(t), reference); err != nil {
@@ -69,12 +50,19 @@ func (l *lab) wantUser(t *testing.T, c *harness.Container, when, want string) {
 	}
 }
 
-// TestUsers runs containers as all kinds of users, which only the guest can look up.
-func TestUsers(t *testing.T) {
+// TestImageConfig runs images of which only the guest can read what they say of users and volumes.
+func TestImageConfig(t *testing.T) {
 	node := sharedNode(t)
 	l := newLab(t, node, "coffer", encryptedImage(t, node), func(config *runtime.PodSandboxConfig) {
 		config.Linux.SecurityContext.NamespaceOptions = &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER}
 	})
+	t.Run("users", func(t *testing.T) { imageUsers(t, l) })
+	t.Run("volumes", func(t *testing.T) { imageVolumes(t, l) })
+}
+
+// imageUsers runs containers as all kinds of users, which only the guest can look up.
+func imageUsers(t *testing.T, l *lab) {
+	t.Helper()
 	named := l.peopledImage(t, "named", ocispec.ImageConfig{User: "app:crew", WorkingDir: "/work/missing"})
 	numbered := l.peopledImage(t, "numbered", ocispec.ImageConfig{User: "1000"})
 	nobodys := l.peopledImage(t, "nobodys", ocispec.ImageConfig{User: "ghost"})

@@ -14,11 +14,18 @@ import (
 // busyboxLayout makes an image with busybox and further layers in a folder of the test.
 func busyboxLayout(t *testing.T, node *harness.Node, layers ...registrytest.Layer) *harness.Layout {
 	t.Helper()
+	return configuredLayout(t, node, ocispec.ImageConfig{}, layers...)
+}
+
+// configuredLayout does the same with a configuration, to which it adds how busybox is run.
+func configuredLayout(t *testing.T, node *harness.Node, config ocispec.ImageConfig, layers ...registrytest.Layer) *harness.Layout {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "image")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	layout, err := harness.NewLayout(dir, ocispec.ImageConfig{Env: []string{"PATH=/bin"}, Cmd: []string{"/bin/sh"}})
+	config.Env, config.Cmd = []string{"PATH=/bin"}, []string{"/bin/sh"}
+	layout, err := harness.NewLayout(dir, config)
 	if err != nil {
 		t.Fatal(err)
 	}
