@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/coffer-project/coffer/integration/testcert"
 )
 
 // Request is one line of the registry's log.
@@ -110,12 +112,17 @@ func (r *Registry) ListenTLS(addr string, names ...string) error {
 		l.Close()
 		return err
 	}
-	cert, ca, err := certificate(append(names, host, "localhost"))
+	authority, err := testcert.New("registrytest authority")
 	if err != nil {
 		l.Close()
 		return err
 	}
-	r.ca = ca
+	cert, err := authority.Issue(append(names, host, "localhost")...)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	r.ca = authority.PEM
 	r.serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}))
 	return nil
 }
