@@ -35,13 +35,13 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 		p.container.removeExec(p)
 		p.stdio.close()
 		p.stdio.wait()
-		p.stop(e)
+		p.stop(e, nil)
 		return response, nil
 	}
 	if err := s.deleteContainer(ctx, p.container); err != nil {
 		return nil, fmt.Errorf("delete %s: %w", p, err)
 	}
-	p.stop(e)
+	p.stop(e, nil)
 	s.outbox.post(&eventsapi.TaskDelete{
 		ContainerID: p.container.id, Pid: s.pid(), ExitStatus: e.status, ExitedAt: response.ExitedAt,
 	})
@@ -73,7 +73,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 	c.init.stdio.close()
 	for _, exec := range c.allExecs() {
 		exec.stdio.close()
-		exec.stop(exit{status: exitKilled, at: time.Now()})
+		exec.stop(exit{status: exitKilled, at: time.Now()}, nil)
 		exec.stdio.wait()
 	}
 	c.init.stdio.wait()

@@ -110,14 +110,17 @@ func (p *process) move(from, to processState) error {
 	return nil
 }
 
-// stop ends the process's life; it reports false when it had ended before.
-func (p *process) stop(e exit) bool {
+// stop ends the process's life, unless it had ended before. report is called before anybody who waits for the end goes on,
+// and must not wait itself; nil reports nothing.
+func (p *process) stop(e exit, report func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state == stateStopped {
-		return false
+		return
 	}
 	p.state, p.exit = stateStopped, e
+	if report != nil {
+		report()
+	}
 	close(p.stopped)
-	return true
 }

@@ -154,14 +154,14 @@ func (s *Service) finish(p *process, e exit) {
 
 func (s *Service) report(p *process, e exit) {
 	p.stdio.close()
-	if !p.stop(e) {
-		return
-	}
-	s.outbox.post(&eventsapi.TaskExit{
-		ContainerID: p.container.id, ID: p.id(), Pid: s.pid(), ExitStatus: e.status, ExitedAt: timestamppb.New(e.at),
+	pid := s.pid()
+	p.stop(e, func() {
+		s.outbox.post(&eventsapi.TaskExit{
+			ContainerID: p.container.id, ID: p.id(), Pid: pid, ExitStatus: e.status, ExitedAt: timestamppb.New(e.at),
+		})
+		log.G(s.life).WithField("container", p.container.id).WithField("exec", p.execID).WithField("status", e.status).
+			Info("process exited")
 	})
-	log.G(s.life).WithField("container", p.container.id).WithField("exec", p.execID).WithField("status", e.status).
-		Info("process exited")
 }
 
 // watchPod reports the end of a container's processes when the pod is gone, first process last. It returns when the
