@@ -34,7 +34,12 @@ func testDisks(t *testing.T, h Harness) {
 	if _, err := instance.AttachDisk(ctx, disk); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("attach a serial twice: %v", err)
 	}
-	second, err := instance.AttachDisk(ctx, vm.HotDisk{Serial: "volume-b", File: disk.File, ReadOnly: true})
+	readable, err := os.Open(disk.File.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readable.Close()
+	second, err := instance.AttachDisk(ctx, vm.HotDisk{Serial: "volume-b", File: readable, ReadOnly: true})
 	if err != nil || second == first {
 		t.Errorf("the second disk is at %s, %v; the first one at %s", second, err, first)
 	}
