@@ -102,7 +102,7 @@ var contentFaults = map[string]contentFault{
 	"other-cipher":     {spoil: pubOpts(func(o map[string]any) { o["cipher"] = "DES" }), want: []string{"{layer}", `layer cipher "DES" is not supported`}},
 	"plain-not-gzip": {
 		options: onlyLayer(0), spoil: reblob(func([]byte) []byte { return []byte("this is no gzip") }),
-		want: []string{"layer 2 of 2 ({layer})", "gzip: invalid header"},
+		want: []string{"layer 2 of 2 ({layer})", "gzip header is malformed"},
 	},
 	"plain-cut": {
 		options: onlyLayer(0), spoil: reblob(func(raw []byte) []byte { return raw[:len(raw)/2] }),

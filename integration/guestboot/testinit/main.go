@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,9 @@ import (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == boot.ModprobeName { // the kernel asks for a module
+		os.Exit(boot.ModprobeMain(context.Background(), os.Args[1:]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == "pivot" {
 		if err := pivot(); err != nil {
 			fmt.Println(err)
