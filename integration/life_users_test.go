@@ -63,7 +63,7 @@ func TestImageConfig(t *testing.T) {
 // imageUsers runs containers as all kinds of users, which only the guest can look up.
 func imageUsers(t *testing.T, l *lab) {
 	t.Helper()
-	named := l.peopledImage(t, "named", ocispec.ImageConfig{User: "app:crew", WorkingDir: "/work/missing"})
+	named := l.peopledImage(t, "named", ocispec.ImageConfig{User: "app:crew", WorkingDir: "/srv/missing"})
 	numbered := l.peopledImage(t, "numbered", ocispec.ImageConfig{User: "1000"})
 	nobodys := l.peopledImage(t, "nobodys", ocispec.ImageConfig{User: "ghost"})
 
@@ -79,7 +79,7 @@ func imageUsers(t *testing.T, l *lab) {
 		"the image's name and group": {
 			image: named,
 			answers: map[string]string{
-				who: "1000\n50\n50 50000\n/home/app", groups: "50 50000", "pwd": "/work/missing",
+				who: "1000\n50\n50 50000\n/home/app", groups: "50 50000", "pwd": "/srv/missing",
 				"stat -c '%u:%g %a' . /work": "0:0 755\n0:0 755", "env | grep -c SHELL; true": "0",
 			},
 			status: "1000:50 [50 50000]",

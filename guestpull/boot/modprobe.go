@@ -31,13 +31,9 @@ func modprobe(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	data, err := readLimited(modulesFile, maxModulesFile)
+	list, err := readModules()
 	if err != nil {
-		return fmt.Errorf("read the image's module list: %w", err)
-	}
-	list, err := parseModules(data)
-	if err != nil {
-		return fmt.Errorf("read the image's module list %s: %w", modulesFile, err)
+		return err
 	}
 	return loadDemanded(ctx, newLoader(list), name)
 }

@@ -78,3 +78,16 @@ func parseModule(line string) (module, error) {
 func isCondition(kind string) bool {
 	return kind == "virtio" || kind == "path" || kind == "cpu"
 }
+
+// readModules reads the image's load order.
+func readModules() ([]module, error) {
+	data, err := readLimited(modulesFile, maxModulesFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the image's module list: %w", err)
+	}
+	list, err := parseModules(data)
+	if err != nil {
+		return nil, fmt.Errorf("read the image's module list %s: %w", modulesFile, err)
+	}
+	return list, nil
+}

@@ -162,13 +162,9 @@ func hasCPUFlag(info, flag string) bool {
 
 // loadTransport loads what the control channel needs.
 func (m *Machine) loadTransport(ctx context.Context) error {
-	data, err := readLimited(modulesFile, maxModulesFile)
+	list, err := readModules()
 	if err != nil {
-		return fmt.Errorf("read the image's module list: %w", err)
-	}
-	list, err := parseModules(data)
-	if err != nil {
-		return fmt.Errorf("read the image's module list %s: %w", modulesFile, err)
+		return err
 	}
 	m.modules = newLoader(list)
 	return m.modules.load(ctx, stageTransport)

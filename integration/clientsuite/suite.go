@@ -97,7 +97,7 @@ func runSuite(ctx context.Context, o options) (_ map[string]outcome, retErr erro
 	if err != nil {
 		return nil, err
 	}
-	defer func() { retErr = errors.Join(retErr, keepLogs(node, o.out), node.Close()) }()
+	defer func() { retErr = errors.Join(retErr, node.KeepLogs(o.out), node.Close()) }()
 	server, err := node.ServeAs(images, registries...)
 	if err != nil {
 		return nil, err
@@ -220,17 +220,4 @@ func multiPlatform(layers ...registrytest.Layer) *registrytest.Image {
 		}, nil)
 	}
 	return registrytest.NewIndex(images)
-}
-
-// keepLogs saves what the node's processes wrote before the node's folder goes.
-func keepLogs(node *harness.Node, out string) error {
-	var faults []error
-	for _, path := range node.Logs() {
-		content, err := os.ReadFile(path)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(out, filepath.Base(path)), content, 0o644)
-		}
-		faults = append(faults, err)
-	}
-	return errors.Join(faults...)
 }

@@ -44,7 +44,7 @@ func runSuite(ctx context.Context, o options, runtime string, attempt int, image
 	if err != nil {
 		return nil, err
 	}
-	defer func() { retErr = errors.Join(retErr, keepLogs(node, out), node.Close()) }()
+	defer func() { retErr = errors.Join(retErr, node.KeepLogs(out), node.Close()) }()
 
 	specs, err := runCritest(ctx, o, node, runtime, out)
 	if err != nil {
@@ -129,17 +129,4 @@ func interruptible(ctx context.Context, cmd *exec.Cmd) error {
 		_ = cmd.Process.Kill()
 		return <-done
 	}
-}
-
-// keepLogs saves what the node's processes wrote before the node's folder goes.
-func keepLogs(node *harness.Node, out string) error {
-	var faults []error
-	for _, path := range node.Logs() {
-		content, err := os.ReadFile(path)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(out, filepath.Base(path)), content, 0o644)
-		}
-		faults = append(faults, err)
-	}
-	return errors.Join(faults...)
 }

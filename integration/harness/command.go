@@ -1,6 +1,8 @@
 package harness
 
 import (
+	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 )
@@ -12,8 +14,16 @@ func (n *Node) Command(name string, args ...string) *exec.Cmd { return n.ns.comm
 // Socket is where containerd listens.
 func (n *Node) Socket() string { return n.path("containerd.sock") }
 
-// Logs are the files to which the node's processes write.
-func (n *Node) Logs() []string {
+// KeepLogs saves what the node's processes wrote in the folder out, before the node's own folder goes.
+func (n *Node) KeepLogs(out string) error {
 	logs, _ := filepath.Glob(n.path("*.log")) // the pattern is well-formed
-	return logs
+	var faults []error
+	for _, path := range logs {
+		content, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(out, filepath.Base(path)), content, 0o644)
+		}
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 )
 
 const (
@@ -25,6 +26,8 @@ const (
 	DefaultAddress = "/run/containerd/containerd.sock"
 	// timeout bounds one question. containerd itself waits for the snapshotter meanwhile.
 	timeout = 5 * time.Second
+	// returning is how long a question waits for a containerd that was away: it may be back and not yet tried again.
+	returning = time.Second
 )
 
 // Client asks one containerd. It is safe for concurrent use.
@@ -66,6 +69,7 @@ func (c *Client) ask(ctx context.Context, about string, question func(ctx contex
 	}
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, namespace), timeout)
 	defer cancel()
+	c.awaitReturn(ctx)
 	err = question(ctx)
 	switch {
 	case err == nil:
@@ -75,6 +79,15 @@ func (c *Client) ask(ctx context.Context, about string, question func(ctx contex
 			c.address, about, err, errdefs.ErrUnavailable)
 	}
 	return fmt.Errorf("ask containerd for %s: %w", about, err)
+}
+
+// awaitReturn gives a containerd that did not answer last time the time of a few attempts.
+func (c *Client) awaitReturn(ctx context.Context) {
+	if c.conn.GetState() == connectivity.TransientFailure {
+		ctx, cancel := context.WithTimeout(ctx, returning)
+		defer cancel()
+		c.conn.WaitForStateChange(ctx, connectivity.TransientFailure)
+	}
 }
 
 // Manifest returns the image whose manifest has the digest, or an index of which has. It works as soon as containerd

@@ -22,7 +22,6 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/coffer-project/coffer/integration/require"
@@ -221,15 +220,7 @@ func TestRealContainerd(t *testing.T) {
 		t.Errorf("two questions to a dead containerd took %s", spent)
 	}
 	d.start()
-	again, stop := context.WithTimeout(ctx, 30*time.Second)
-	defer stop()
-	for state := client.conn.GetState(); state != connectivity.Ready; state = client.conn.GetState() {
-		client.conn.Connect()
-		if !client.conn.WaitForStateChange(again, state) {
-			t.Fatal("the connection was not made again")
-		}
-	}
-	if _, err := client.Named(again, "example.test/plain:1"); err != nil {
+	if _, err := client.Named(ctx, "example.test/plain:1"); err != nil {
 		t.Errorf("after containerd came back: %v", err)
 	}
 }
