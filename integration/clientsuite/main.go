@@ -5,18 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/coffer-project/coffer/integration/program"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	app := &cli.App{
+	program.Main(&cli.App{
 		Name:  "clientsuite",
 		Usage: "run containerd's client tests with Coffer",
 		Flags: []cli.Flag{
@@ -33,11 +31,7 @@ func main() {
 				tests: c.String("tests"), run: c.String("run"), differences: c.String("differences"), out: c.String("out"),
 			})
 		},
-	}
-	if err := app.RunContext(ctx, os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "clientsuite:", err)
-		os.Exit(1)
-	}
+	})
 }
 
 // applicable are the tests that use the runtime or the snapshotter; the others test containerd's own services.

@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/coffer-project/coffer/integration/program"
 )
 
 // handlers are the runtime handlers of the test node that can be asked for, with what pulls their images.
@@ -25,9 +25,7 @@ const cure = "critest is not part of this repository. Build it from the public o
 	"and name the file: make conformance CRITEST=PATH"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	app := &cli.App{
+	program.Main(&cli.App{
 		Name:  "conformance",
 		Usage: "run critest with runc and with Coffer and compare",
 		Flags: []cli.Flag{
@@ -48,11 +46,7 @@ func main() {
 				focus: c.StringSlice("focus"), skip: c.StringSlice("skip"), repeat: c.Int("repeat"),
 			})
 		},
-	}
-	if err := app.RunContext(ctx, os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "conformance:", err)
-		os.Exit(1)
-	}
+	})
 }
 
 type options struct {
@@ -87,7 +81,7 @@ func examine(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	say("building the test images")
+	program.Say("building the test images")
 	images, err := buildImages(ctx)
 	if err != nil {
 		return err
@@ -107,7 +101,7 @@ func examine(ctx context.Context, o options) error {
 		}
 	}
 	r.compare(known)
-	path, err := r.write(o.out)
+	path, err := program.WriteJSON(o.out, "report.json", r)
 	if err != nil {
 		return err
 	}
@@ -115,5 +109,3 @@ func examine(ctx context.Context, o options) error {
 	fmt.Println("report:", path)
 	return r.verdict()
 }
-
-func say(format string, args ...any) { fmt.Printf("· "+format+"\n", args...) }

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -169,15 +167,6 @@ func (r *report) verdict() error {
 		}
 	}
 	return errors.Join(faults...)
-}
-
-func (r *report) write(dir string) (string, error) {
-	content, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "report.json")
-	return path, os.WriteFile(path, append(content, '\n'), 0o644)
 }
 
 func (r *report) print(out io.Writer) {

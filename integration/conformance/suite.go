@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/program"
 	"github.com/coffer-project/coffer/integration/registrytest"
 )
 
@@ -36,7 +37,7 @@ func runSuite(ctx context.Context, o options, runtime string, attempt int, image
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, err
 	}
-	say("starting a node for %s", name)
+	program.Say("starting a node for %s", name)
 	node, err := harness.Start(ctx, harness.Options{
 		Snapshotter: handlers[runtime],
 		Mirror:      &harness.Mirror{Handler: images, Registries: registries},

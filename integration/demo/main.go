@@ -7,19 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/program"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	app := &cli.App{
+	program.Main(&cli.App{
 		Name:  "demo",
 		Usage: "run an encrypted image in a VM and report what the host saw of it",
 		Flags: []cli.Flag{
@@ -32,15 +29,11 @@ func main() {
 			defer cancel()
 			return demonstrate(ctx, c.String("out"), c.String("image"))
 		},
-	}
-	if err := app.RunContext(ctx, os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1)
-	}
+	})
 }
 
 func demonstrate(ctx context.Context, out, image string) (retErr error) {
-	say("starting a node: registry, key broker, snapshotter, containerd")
+	program.Say("starting a node: registry, key broker, snapshotter, containerd")
 	node, err := harness.Start(ctx, harness.Options{})
 	if err != nil {
 		return err
@@ -60,7 +53,7 @@ func demonstrate(ctx context.Context, out, image string) (retErr error) {
 		return err
 	}
 	d.report.run, d.report.Notes = d.report.Runs[0], notes
-	path, err := d.report.write(out)
+	path, err := program.WriteJSON(out, "report.json", &d.report)
 	if err != nil {
 		return err
 	}
@@ -73,5 +66,3 @@ func demonstrate(ctx context.Context, out, image string) (retErr error) {
 	}
 	return errors.Join(faults...)
 }
-
-func say(format string, args ...any) { fmt.Printf("· "+format+"\n", args...) }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 )
@@ -96,18 +93,6 @@ func (r *report) verdict() []string {
 		faults = append(faults, "the search did not find the marker after runc ran the unencrypted image, so it proves nothing")
 	}
 	return faults
-}
-
-func (r *report) write(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	content, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "report.json")
-	return path, os.WriteFile(path, append(content, '\n'), 0o644)
 }
 
 func (r *report) print(out io.Writer) {

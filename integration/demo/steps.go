@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/program"
 	"github.com/coffer-project/coffer/integration/registrytest"
 	"github.com/coffer-project/coffer/shim/sandbox"
 )
@@ -42,12 +43,12 @@ type demo struct {
 func (d *demo) prepare(ctx context.Context, image string) (err error) {
 	dir := filepath.Join(d.node.Dir, "image")
 	if d.own = image != ""; d.own {
-		say("taking the image %s", image)
+		program.Say("taking the image %s", image)
 		if d.layout, err = d.take(ctx, image, dir); err != nil {
 			return err
 		}
 	} else {
-		say("building an image")
+		program.Say("building an image")
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -67,18 +68,18 @@ func (d *demo) prepare(ctx context.Context, image string) (err error) {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret) // never fails: documented by crypto/rand
 	d.marker = []byte("coffer-marker-" + hex.EncodeToString(secret))
-	program, err := os.ReadFile(d.node.Tools.Busybox)
+	shell, err := os.ReadFile(d.node.Tools.Busybox)
 	if err != nil {
 		return err
 	}
 	if err := d.layout.AddLayer(registrytest.NewLayer(registrytest.Gzip,
 		registrytest.Entry{Name: markerDir + "/"},
 		registrytest.Entry{Name: markerDir + "/marker", Body: string(d.marker), Mode: 0o444},
-		registrytest.Entry{Name: markerDir + "/busybox", Body: string(program), Mode: 0o555},
+		registrytest.Entry{Name: markerDir + "/busybox", Body: string(shell), Mode: 0o555},
 	)); err != nil {
 		return err
 	}
-	say("pushing it unencrypted for runc, and encrypted for Coffer")
+	program.Say("pushing it unencrypted for runc, and encrypted for Coffer")
 	return d.ctl(ctx, "image", "copy", "oci:"+dir, d.node.HTTP.Host+"/"+plainTag, "--plain-http")
 }
 
@@ -115,7 +116,7 @@ func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (re
 		return err
 	}
 
-	say("running %s in a VM", reference)
+	program.Say("running %s in a VM", reference)
 	annotations, err := d.node.PodAnnotations(harness.Guest{})
 	if err != nil {
 		return err
@@ -196,7 +197,7 @@ func (d *demo) hashMarker(ctx context.Context, pod *harness.Pod, reference strin
 
 // runOwn runs the image's own command for a while and returns what it printed.
 func (d *demo) runOwn(ctx context.Context, pod *harness.Pod, reference string) (string, error) {
-	say("running the image's own command for up to %s", ownImageTime)
+	program.Say("running the image's own command for up to %s", ownImageTime)
 	container, err := pod.Create(ctx, "own", reference)
 	if err != nil {
 		return "", err
@@ -276,7 +277,7 @@ func (d *demo) search() (int, []string, error) {
 
 // runPlain runs the unencrypted image with runc: the search must find the marker now.
 func (d *demo) runPlain(ctx context.Context) (retErr error) {
-	say("control: running the unencrypted image with runc")
+	program.Say("control: running the unencrypted image with runc")
 	reference := d.node.HTTP.Host + "/" + plainTag
 	pod, err := d.node.CRI.RunPod(ctx, "", d.node.CRI.PodConfig("control", nil))
 	if err != nil {

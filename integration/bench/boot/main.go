@@ -8,24 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/integration/program"
 )
 
 // baseline is the handler with the node's own configuration.
 const baseline = "coffer"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	app := &cli.App{
+	program.Main(&cli.App{
 		Name:  "boot",
 		Usage: "measure the start of pods",
 		Flags: []cli.Flag{
@@ -43,11 +40,7 @@ func main() {
 			}
 			return bench(ctx, c.String("out"), c.Int("pods"), variants)
 		},
-	}
-	if err := app.RunContext(ctx, os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "boot:", err)
-		os.Exit(1)
-	}
+	})
 }
 
 func readVariants(words []string) (map[string]string, error) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +11,10 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/coffer-project/coffer/integration/bench/chart"
+	"github.com/coffer-project/coffer/integration/bench/stats"
+	"github.com/coffer-project/coffer/integration/program"
 )
 
 // sample is one pod's phases by name, in milliseconds.
@@ -52,18 +55,8 @@ func (r *report) add(handler string, s sample) {
 	}
 	r.Phases[handler] = map[string]figures{}
 	for name, list := range values {
-		slices.Sort(list)
-		r.Phases[handler][name] = figures{Median: median(list), Min: list[0], Max: list[len(list)-1]}
+		r.Phases[handler][name] = figures{Median: stats.Median(list), Min: slices.Min(list), Max: slices.Max(list)}
 	}
-}
-
-// median is that of a sorted list.
-func median(list []float64) float64 {
-	middle := len(list) / 2
-	if len(list)%2 == 0 {
-		return (list[middle-1] + list[middle]) / 2
-	}
-	return list[middle]
 }
 
 // order sorts phases: the whole first, then the host's, then the guest's, the longest first.
@@ -95,56 +88,28 @@ func (r *report) print(w io.Writer) {
 }
 
 func (r *report) write(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if _, err := program.WriteJSON(dir, "boot.json", r); err != nil {
 		return err
 	}
-	raw, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "boot.json"), append(raw, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "boot.svg"), []byte(r.chart()), 0o644)
+	return os.WriteFile(filepath.Join(dir, "boot.svg"), r.chart(), 0o644)
 }
 
-// Sizes of the chart, in pixels.
-const (
-	chartWidth, labelWidth, barHeight, chartMargin = 900, 220, 22, 30
-)
+// steps are the phases that follow each other on the host.
+var steps = []string{"host network", "host vm_boot", "host agent_ready", "host setup"}
 
-// steps are the phases that follow each other on the host, with their colours.
-var steps = []struct{ name, colour string }{
-	{"host network", "#8da0cb"}, {"host vm_boot", "#fc8d62"}, {"host agent_ready", "#66c2a5"}, {"host setup", "#e78ac3"},
-}
-
-// chart draws a bar for each kind: the medians of the host's phases, and in grey what containerd adds.
-func (r *report) chart() string {
-	longest := 1.0
-	for _, handler := range r.handlers {
-		longest = max(longest, r.Phases[handler]["run_pod_sandbox"].Median)
+// chart draws the whole start and its steps, each kind beside the others.
+func (r *report) chart() []byte {
+	c := chart.Bars{
+		Title: "Milliseconds to start a pod, and its steps (less is better)",
+		Note:  fmt.Sprintf("%d processors, %d pods of each kind; medians", r.Processors, r.Pods),
+		Unit:  "ms",
 	}
-	scale := (chartWidth - labelWidth - 80) / longest
-	var b strings.Builder
-	height := 2*chartMargin + len(r.handlers)*2*barHeight
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="13">`+"\n", chartWidth, height)
-	x := float64(labelWidth)
-	for _, step := range steps {
-		fmt.Fprintf(&b, `<text x="%.0f" y="18" fill="%s">%s</text>`+"\n", x, step.colour, strings.TrimPrefix(step.name, "host "))
-		x += 110
-	}
-	for i, handler := range r.handlers {
-		y, x := chartMargin+i*2*barHeight, float64(labelWidth)
-		whole := r.Phases[handler]["run_pod_sandbox"].Median
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", labelWidth-10, y+16, handler)
-		fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="#cccccc"/>`+"\n", x, y, whole*scale, barHeight)
-		for _, step := range steps {
-			width := r.Phases[handler][step.name].Median * scale
-			fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", x, y, width, barHeight, step.colour)
-			x += width
+	for _, phase := range append([]string{"run_pod_sandbox"}, steps...) {
+		g := chart.Group{Name: phase}
+		for _, handler := range r.handlers {
+			g.Bars = append(g.Bars, chart.Bar{Name: handler, Value: r.Phases[handler][phase].Median})
 		}
-		fmt.Fprintf(&b, `<text x="%.1f" y="%d">%.2f s</text>`+"\n", labelWidth+whole*scale+6, y+16, whole/1000)
+		c.Groups = append(c.Groups, g)
 	}
-	b.WriteString("</svg>\n")
-	return b.String()
+	return c.SVG()
 }

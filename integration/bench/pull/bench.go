@@ -12,6 +12,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/integration/program"
 )
 
 // The names of tools as results have them.
@@ -97,9 +99,9 @@ func (b *bench) close() error {
 func (b *bench) run(ctx context.Context, images []*image, runs int, r *report) error {
 	r.Notes, r.Tools = b.notes, b.who
 	for _, note := range b.notes {
-		say("%s", note)
+		program.Say("%s", note)
 	}
-	say("measuring the machine's limits")
+	program.Say("measuring the machine's limits")
 	speeds, err := b.limits(ctx, images)
 	if err != nil {
 		return err
@@ -121,11 +123,11 @@ func (b *bench) run(ctx context.Context, images []*image, runs int, r *report) e
 				}
 				if err != nil {
 					res.Failed[name] = err.Error()
-					say("%-16s run %d  %-20s cannot: %.160s", img.Name, i+1, name, err)
+					program.Say("%-16s run %d  %-20s cannot: %.160s", img.Name, i+1, name, err)
 					continue
 				}
 				res.add(name, i+1, u, img)
-				say("%-16s run %d  %-20s %6.2f s CPU %6.2f s wall %5.0f MiB", img.Name, i+1, name, u.CPU, u.Wall, float64(u.memory)/(1<<20))
+				program.Say("%-16s run %d  %-20s %6.2f s CPU %6.2f s wall %5.0f MiB", img.Name, i+1, name, u.CPU, u.Wall, float64(u.memory)/(1<<20))
 			}
 		}
 		res.sum()
@@ -185,5 +187,3 @@ func (img *image) packed() (n int64) {
 	}
 	return n
 }
-
-func say(format string, args ...any) { fmt.Printf("· "+format+"\n", args...) }

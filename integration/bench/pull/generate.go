@@ -21,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/coffer-project/coffer/integration/program"
 	"github.com/coffer-project/coffer/owner/seal"
 	"github.com/coffer-project/coffer/proto/kbs"
 )
@@ -62,7 +63,7 @@ func ensureImages(ctx context.Context, cache string, specs []imageSpec) ([]*imag
 		dir := filepath.Join(cache, fmt.Sprintf("v%d", generatorVersion), spec.Name)
 		img, err := readMeta(dir)
 		if errors.Is(err, os.ErrNotExist) {
-			say("generating %s (once; kept in %s)", spec.Name, dir)
+			program.Say("generating %s (once; kept in %s)", spec.Name, dir)
 			img, err = makeImage(ctx, dir, spec)
 		}
 		if err != nil {

@@ -7,29 +7,21 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/coffer-project/coffer/integration/program"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := app().RunContext(ctx, os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "bench-pull:", err)
-		os.Exit(1)
-	}
-}
+func main() { program.Main(app()) }
 
 func app() *cli.App {
 	return &cli.App{
-		Name:  "pull",
+		Name:  "bench-pull",
 		Usage: "measure coffer-pull against the machine's limits and other tools (root)",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "out", Value: "out/bench", Usage: "folder for pull.json and pull.svg"},

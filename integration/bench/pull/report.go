@@ -2,19 +2,19 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/coffer-project/coffer/integration/bench/chart"
+	"github.com/coffer-project/coffer/integration/bench/stats"
+	"github.com/coffer-project/coffer/integration/program"
 )
 
 // usage is what one pull took. CPU is user and system time of all programs that took part.
@@ -147,7 +147,7 @@ func (res *result) sum() {
 			for _, r := range runs {
 				list = append(list, value(r))
 			}
-			return median(list)
+			return stats.Median(list)
 		}
 		s := summary{
 			CPU:  of(func(r run) float64 { return r.CPU }),
@@ -181,36 +181,17 @@ func pairwise(peer, own []run) *float64 {
 	if len(list) == 0 {
 		return nil
 	}
-	m := median(list)
+	m := stats.Median(list)
 	return &m
-}
-
-// median is the middle of a list, which must not be empty.
-func median(list []float64) float64 {
-	list = slices.Sorted(slices.Values(list))
-	middle := len(list) / 2
-	if len(list)%2 == 1 {
-		return list[middle]
-	}
-	return (list[middle-1] + list[middle]) / 2
 }
 
 // write writes pull.json and pull.svg and returns the path of the first.
 func (r *report) write(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("write report: %w", err)
-	}
-	raw, err := json.MarshalIndent(r, "", "  ")
+	path, err := program.WriteJSON(dir, "pull.json", r)
 	if err != nil {
-		return "", fmt.Errorf("write report: %w", err)
+		return "", err
 	}
-	path := filepath.Join(dir, "pull.json")
-	for name, text := range map[string][]byte{path: append(raw, '\n'), filepath.Join(dir, "pull.svg"): r.chart()} {
-		if err := os.WriteFile(name, text, 0o644); err != nil {
-			return "", fmt.Errorf("write report: %w", err)
-		}
-	}
-	return path, nil
+	return path, os.WriteFile(filepath.Join(dir, "pull.svg"), r.chart(), 0o644)
 }
 
 // chart draws CPU time by image and tool, with the bound first.
