@@ -115,13 +115,9 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) err
 	if err := m.pinMounts(c, p); err != nil {
 		return err
 	}
-	user, err := c.resolveUser(p.spec.Process, p.userName)
-	if err != nil {
+	if err := c.completeProcess(ctx, p); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.user = &user
-	c.mu.Unlock()
 	for name, value := range p.sysctls {
 		if err := m.Sandbox.SetSysctl(name, value); err != nil {
 			return err
@@ -164,7 +160,7 @@ func (m *Manager) makeRootfs(ctx context.Context, c *Container, p *plan) error {
 		return fmt.Errorf("container %s: %w", c.id, err) // it names the image, the stage and the cause
 	}
 	c.mu.Lock()
-	c.report = &img.Report
+	c.report, c.config = &img.Report, &img.Config.Config
 	c.mu.Unlock()
 	target := m.rootfs(c.id)
 	c.undo.push(func(context.Context) error { return mount.Unmount(target) })
@@ -229,17 +225,6 @@ func newTermLog(path string) error {
 		return fmt.Errorf("make termination log: %w", err)
 	}
 	return nil
-}
-
-// resolveUser completes the process's user from the image, which the host cannot read, and returns it.
-func (c *Container) resolveUser(process *specs.Process, name string) (rootfs.User, error) {
-	want := rootfs.User{UID: process.User.UID, GID: process.User.GID, Groups: process.User.AdditionalGids}
-	user, err := rootfs.Resolve(c.root, name, want, c.strictGroups)
-	if err != nil {
-		return rootfs.User{}, fmt.Errorf("container %s: %w", c.id, err)
-	}
-	process.User = specs.User{UID: user.UID, GID: user.GID, AdditionalGids: user.Groups}
-	return user, nil
 }
 
 func writeSpec(path string, s *specs.Spec) error {

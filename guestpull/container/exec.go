@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/guestpull/container/origin"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/container/stdio"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -39,6 +40,11 @@ func (m *Manager) Exec(ctx context.Context, req *agentpb.ExecProcessRequest) (re
 	}
 	process, err := spec.BuildProcess(orEmpty(req.GetProcess()))
 	if err != nil {
+		return fmt.Errorf("exec %s in container %s: %w", req.GetExecId(), c.id, err)
+	}
+	// What the host leaves out comes from the image, as for the first process.
+	origin.Merge(c.config, process)
+	if err := spec.CheckProcess(process); err != nil {
 		return fmt.Errorf("exec %s in container %s: %w", req.GetExecId(), c.id, err)
 	}
 	if _, err := c.resolveUser(process, req.GetProcess().GetUser().GetUsername()); err != nil {
@@ -79,6 +85,8 @@ func checkExec(c *Container, req *agentpb.ExecProcessRequest) error {
 	switch {
 	case c.sandbox:
 		return fmt.Errorf("container %s is the sandbox; nothing runs in it: %w", c.id, errdefs.ErrFailedPrecondition)
+	case len(req.GetProcess().GetArgs()) == 0:
+		return fmt.Errorf("exec %s: process without arguments: %w", req.GetExecId(), errdefs.ErrInvalidArgument)
 	case req.GetExecId() == c.id || req.GetExecId() == c.execID:
 		return fmt.Errorf("exec %s: %w", req.GetExecId(), errdefs.ErrAlreadyExists)
 	case req.GetStdinPort() != 0 || req.GetStdoutPort() != 0 || req.GetStderrPort() != 0:

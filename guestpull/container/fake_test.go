@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
@@ -28,6 +29,8 @@ type fakeRuntime struct {
 	fail   map[string]error
 	live   map[string]*exec.Cmd
 	onCall func(call string)
+	// process is that of the last exec.
+	process *specs.Process
 }
 
 func (f *fakeRuntime) call(name string) error {
@@ -70,10 +73,13 @@ func (f *fakeRuntime) Create(_ context.Context, id, _ string, _ Stdio) (Process,
 	return f.start(id)
 }
 
-func (f *fakeRuntime) Exec(_ context.Context, id string, _ *specs.Process, _ Stdio) (Process, error) {
+func (f *fakeRuntime) Exec(_ context.Context, id string, process *specs.Process, _ Stdio) (Process, error) {
 	if err := f.call("exec"); err != nil {
 		return Process{}, err
 	}
+	f.mu.Lock()
+	f.process = process
+	f.mu.Unlock()
 	return f.start(id + "/exec")
 }
 
@@ -100,12 +106,13 @@ func (f *fakeRuntime) Delete(context.Context, string) error { return f.call("del
 
 // fakeImages has one image with one layer.
 type fakeImages struct {
-	mu    sync.Mutex
-	layer string
-	err   error
-	held  map[string]bool
-	block chan struct{} // when set, Pull waits for the end of its context
-	last  image.Request
+	mu     sync.Mutex
+	layer  string
+	config ocispec.ImageConfig
+	err    error
+	held   map[string]bool
+	block  chan struct{} // when set, Pull waits for the end of its context
+	last   image.Request
 }
 
 func (f *fakeImages) Pull(ctx context.Context, req image.Request) (*image.Image, error) {
@@ -120,7 +127,7 @@ func (f *fakeImages) Pull(ctx context.Context, req image.Request) (*image.Image,
 	if f.err != nil {
 		return nil, f.err
 	}
-	return &image.Image{Layers: []string{f.layer}, Report: image.Report{Reference: req.Reference}}, nil
+	return &image.Image{Config: ocispec.Image{Config: f.config}, Layers: []string{f.layer}, Report: image.Report{Reference: req.Reference}}, nil
 }
 
 func (f *fakeImages) Release(_ context.Context, id string) error {

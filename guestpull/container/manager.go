@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/mount"
+	"github.com/coffer-project/coffer/guestpull/container/origin"
 	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/image"
@@ -81,7 +83,9 @@ type Container struct {
 	execs     map[string]*process
 	execOrder []string // for forgetting the oldest first
 	report    *image.Report
-	user      *rootfs.User // of the first process, once it is known
+	config    *ocispec.ImageConfig // of the image, verified; set once, before the first process
+	origin    *origin.Process      // of the first process, once it is known
+	user      *rootfs.User         // of the first process, once it is known
 }
 
 func (m *Manager) rootfs(id string) string { return filepath.Join(m.Base, id, "rootfs") }

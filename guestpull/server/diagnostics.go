@@ -46,13 +46,21 @@ func (s *service) GetBootReport(context.Context, *guestpb.GetBootReportRequest) 
 	return out, nil
 }
 
-// GetPullReport returns how a container's image came in.
+// GetPullReport returns how a container's image came in, and what of its process is the image's.
 func (s *service) GetPullReport(_ context.Context, r *guestpb.GetPullReportRequest) (*guestpb.PullReport, error) {
 	report, err := s.Containers.PullReport(r.GetContainerId())
 	if err != nil {
 		return nil, err
 	}
-	return report.Proto(), nil
+	out := report.Proto()
+	parts, err := s.Containers.ProcessOrigin(r.GetContainerId())
+	switch {
+	case err == nil:
+		out.Process = parts.Proto()
+	case !errdefs.IsNotFound(err): // the image may be there before the process is
+		return nil, err
+	}
+	return out, nil
 }
 
 // GetContainerUser returns who a container's first process runs as.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/coffer-project/coffer/guestpull/container/origin"
 	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
@@ -53,6 +54,7 @@ type Reports interface {
 	Stats(ctx context.Context, id string) (*agentpb.CgroupStats, error)
 	PullReport(id string) (*image.Report, error)
 	User(id string) (rootfs.User, error)
+	ProcessOrigin(id string) (*origin.Process, error)
 	TerminationLog(id string) ([]byte, error)
 }
 

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/coffer-project/coffer/guestpull/container/origin"
 	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
@@ -87,6 +88,9 @@ func (f *fake) PullReport(id string) (*image.Report, error) {
 }
 func (f *fake) User(id string) (rootfs.User, error) {
 	return rootfs.User{UID: 1000, GID: 1001, Groups: []uint32{1001, 50000}}, f.note("user %s", id)
+}
+func (f *fake) ProcessOrigin(id string) (*origin.Process, error) {
+	return &origin.Process{Args: origin.Image, Env: []origin.Variable{{Name: "A", Value: "secret", Origin: origin.Altered}}}, f.note("origin %s", id)
 }
 func (f *fake) TerminationLog(id string) ([]byte, error) {
 	return []byte("bye\xff"), f.note("log %s", id)
@@ -219,7 +223,7 @@ func TestCallsReachTheirParts(t *testing.T) {
 	}
 
 	report, err := guestpb.NewDiagnosticsClient(client).GetPullReport(ctx, &guestpb.GetPullReportRequest{ContainerId: "c1"})
-	if err != nil || report.GetReference() != "ref" {
+	if err != nil || report.GetReference() != "ref" || report.GetProcess().GetArguments() != "image" || strings.Contains(report.String(), "secret") {
 		t.Errorf("pull report: %v, %v", report, err)
 	}
 	user, err := guestpb.NewDiagnosticsClient(client).GetContainerUser(ctx, &guestpb.GetContainerUserRequest{ContainerId: "c1"})

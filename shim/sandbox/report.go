@@ -52,8 +52,23 @@ type ContainerReport struct {
 	Pull         []Phase  `json:"pull,omitempty"`
 	Layers       []Layer  `json:"layers,omitempty"`
 	KeyIDs       []string `json:"key_ids,omitempty"`
+	Process      *Process `json:"process,omitempty"`
 	// Progress is present while the container is being created.
 	Progress *Progress `json:"progress,omitempty"`
+}
+
+// Process tells which parts of a container's first process the guest found to be what the verified image says: image or
+// host, and entrypoint for arguments that begin with the image's entry point. Variables are those of the image that the
+// process has otherwise: EnvOverridden after they were stated as they are, which is how containerd passes a pod's own;
+// EnvAltered at once, as if the node had another configuration of the image; EnvRestored were missing.
+type Process struct {
+	Arguments     string   `json:"arguments"`
+	WorkingDir    string   `json:"working_dir"`
+	User          string   `json:"user"`
+	EnvOverridden []string `json:"env_overridden,omitempty"`
+	EnvAltered    []string `json:"env_altered,omitempty"`
+	EnvRestored   []string `json:"env_restored,omitempty"`
+	EnvAdded      uint32   `json:"env_added,omitempty"`
 }
 
 // Progress is how far an image pull is; bytes count layers as they are in the registry.
@@ -87,6 +102,12 @@ func (c *ContainerReport) AddPull(pull *guestpullpb.PullReport) {
 			Digest: layer.GetDigest(), MediaType: layer.GetMediaType(), CompressedBytes: layer.GetCompressedBytes(),
 			UnpackedBytes: layer.GetUnpackedBytes(), Encrypted: layer.GetEncrypted(),
 		})
+	}
+	if p := pull.GetProcess(); p != nil {
+		c.Process = &Process{
+			Arguments: p.GetArguments(), WorkingDir: p.GetWorkingDir(), User: p.GetUser(), EnvAdded: p.GetEnvAdded(),
+			EnvOverridden: p.GetEnvOverridden(), EnvAltered: p.GetEnvAltered(), EnvRestored: p.GetEnvRestored(),
+		}
 	}
 }
 

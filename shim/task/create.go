@@ -194,6 +194,9 @@ func (s *Service) removeFromGuest(ctx context.Context, guest *agent.Client, id s
 	return fmt.Errorf("remove container %s from the guest: %w", id, err)
 }
 
+// maxAltered bounds the names of variables in one line of the log.
+const maxAltered = 16
+
 // notePull records how the container came to be; a guest without reports is fine.
 func notePull(ctx context.Context, pull *guestpullpb.PullReport, c *container, took time.Duration) {
 	c.note(func(report *sandbox.ContainerReport) {
@@ -202,6 +205,10 @@ func notePull(ctx context.Context, pull *guestpullpb.PullReport, c *container, t
 			report.AddPull(pull)
 		}
 	})
+	if altered := pull.GetProcess().GetEnvAltered(); len(altered) > 0 {
+		log.G(ctx).WithField("variables", altered[:min(len(altered), maxAltered)]).
+			Warn("variables of the image are changed on this node: by an engine's own --env, or its copy of the image configuration is wrong")
+	}
 	log.G(ctx).WithField("t_create", took).WithField("digest", pull.GetManifestDigest()).Info("container created")
 }
 

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"path"
 	"slices"
 	"strings"
 
@@ -28,23 +29,23 @@ func init() {
 
 var rlimits = map[string]bool{}
 
-// BuildProcess rebuilds the process of a container or of an exec.
+// BuildProcess rebuilds the process of a container or of an exec. It may have no arguments yet, and no working directory:
+// see CheckProcess.
 func BuildProcess(in *oci.Process) (*specs.Process, error) {
 	if err := checkWords("argument", in.GetArgs(), maxArgs); err != nil {
 		return nil, err
 	}
-	if len(in.GetArgs()) == 0 {
-		return nil, refuse("process without arguments")
-	}
-	if err := checkWords("environment variable", in.GetEnv(), maxEnv); err != nil {
+	if err := checkEnv(in.GetEnv()); err != nil {
 		return nil, err
 	}
 	cwd := in.GetCwd()
-	if cwd == "" {
-		cwd = "/"
+	if path.IsAbs(cwd) {
+		cwd = "/" + strings.Trim(cwd, "/") // images have folders like /srv/
 	}
-	if err := checkPath("working directory", cwd); err != nil {
-		return nil, err
+	if cwd != "" {
+		if err := checkPath("working directory", cwd); err != nil {
+			return nil, err
+		}
 	}
 	out := &specs.Process{
 		Terminal:        in.GetTerminal(),
@@ -76,6 +77,31 @@ func BuildProcess(in *oci.Process) (*specs.Process, error) {
 	}
 	out.Rlimits, err = buildRlimits(in.GetRlimits())
 	return out, err
+}
+
+// CheckProcess holds a process to the limits once more, after it was completed from an image. InvalidArgument: it is beyond
+// them, or there is nothing to run.
+func CheckProcess(p *specs.Process) error {
+	if len(p.Args) == 0 {
+		return refuse("process without arguments: neither the request nor the image says what to run")
+	}
+	if err := checkWords("argument", p.Args, maxArgs); err != nil {
+		return err
+	}
+	if err := checkEnv(p.Env); err != nil {
+		return err
+	}
+	return checkPath("working directory", p.Cwd)
+}
+
+// checkEnv also refuses what is no variable, which the runtime could only stumble over.
+func checkEnv(env []string) error {
+	for _, entry := range env {
+		if strings.IndexByte(entry, '=') < 1 {
+			return refuse("environment variable of %d bytes without a name or a value", len(entry))
+		}
+	}
+	return checkWords("environment variable", env, maxEnv)
 }
 
 // checkWords refuses lists that are too long and words that cannot reach a program.

@@ -158,7 +158,9 @@ type PullReport struct {
 	Phases []*Phase `protobuf:"bytes,3,rep,name=phases,proto3" json:"phases,omitempty"`
 	Layers []*Layer `protobuf:"bytes,4,rep,name=layers,proto3" json:"layers,omitempty"`
 	// key_ids name the keys that were used, never their content.
-	KeyIds        []string `protobuf:"bytes,5,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
+	KeyIds []string `protobuf:"bytes,5,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
+	// process is missing as long as it is not known, and from older guests.
+	Process       *ProcessOrigin `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +230,110 @@ func (x *PullReport) GetKeyIds() []string {
 	return nil
 }
 
+func (x *PullReport) GetProcess() *ProcessOrigin {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+// ProcessOrigin tells which parts of a container's first process are what the image's configuration says, which the guest
+// has verified. Each is image or host; arguments also entrypoint: the image's entry point with the host's arguments.
+type ProcessOrigin struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Arguments  string                 `protobuf:"bytes,1,opt,name=arguments,proto3" json:"arguments,omitempty"`
+	WorkingDir string                 `protobuf:"bytes,2,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	User       string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	// env_overridden names variables of the image that the host first states as they are and then replaces, as containerd
+	// does for a pod's own variables; env_altered those that it has with another value alone; env_restored those that it
+	// left out and the guest put back. env_added counts variables that the image does not have.
+	EnvOverridden []string `protobuf:"bytes,4,rep,name=env_overridden,json=envOverridden,proto3" json:"env_overridden,omitempty"`
+	EnvAltered    []string `protobuf:"bytes,5,rep,name=env_altered,json=envAltered,proto3" json:"env_altered,omitempty"`
+	EnvRestored   []string `protobuf:"bytes,6,rep,name=env_restored,json=envRestored,proto3" json:"env_restored,omitempty"`
+	EnvAdded      uint32   `protobuf:"varint,7,opt,name=env_added,json=envAdded,proto3" json:"env_added,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessOrigin) Reset() {
+	*x = ProcessOrigin{}
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessOrigin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessOrigin) ProtoMessage() {}
+
+func (x *ProcessOrigin) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessOrigin.ProtoReflect.Descriptor instead.
+func (*ProcessOrigin) Descriptor() ([]byte, []int) {
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ProcessOrigin) GetArguments() string {
+	if x != nil {
+		return x.Arguments
+	}
+	return ""
+}
+
+func (x *ProcessOrigin) GetWorkingDir() string {
+	if x != nil {
+		return x.WorkingDir
+	}
+	return ""
+}
+
+func (x *ProcessOrigin) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ProcessOrigin) GetEnvOverridden() []string {
+	if x != nil {
+		return x.EnvOverridden
+	}
+	return nil
+}
+
+func (x *ProcessOrigin) GetEnvAltered() []string {
+	if x != nil {
+		return x.EnvAltered
+	}
+	return nil
+}
+
+func (x *ProcessOrigin) GetEnvRestored() []string {
+	if x != nil {
+		return x.EnvRestored
+	}
+	return nil
+}
+
+func (x *ProcessOrigin) GetEnvAdded() uint32 {
+	if x != nil {
+		return x.EnvAdded
+	}
+	return 0
+}
+
 type Phase struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -238,7 +344,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +356,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +369,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{4}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Phase) GetName() string {
@@ -293,7 +399,7 @@ type Layer struct {
 
 func (x *Layer) Reset() {
 	*x = Layer{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +411,7 @@ func (x *Layer) String() string {
 func (*Layer) ProtoMessage() {}
 
 func (x *Layer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +424,7 @@ func (x *Layer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layer.ProtoReflect.Descriptor instead.
 func (*Layer) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{5}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Layer) GetDigest() string {
@@ -365,7 +471,7 @@ type GetContainerUserRequest struct {
 
 func (x *GetContainerUserRequest) Reset() {
 	*x = GetContainerUserRequest{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -377,7 +483,7 @@ func (x *GetContainerUserRequest) String() string {
 func (*GetContainerUserRequest) ProtoMessage() {}
 
 func (x *GetContainerUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -390,7 +496,7 @@ func (x *GetContainerUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetContainerUserRequest.ProtoReflect.Descriptor instead.
 func (*GetContainerUserRequest) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{6}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetContainerUserRequest) GetContainerId() string {
@@ -414,7 +520,7 @@ type ContainerUser struct {
 
 func (x *ContainerUser) Reset() {
 	*x = ContainerUser{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -426,7 +532,7 @@ func (x *ContainerUser) String() string {
 func (*ContainerUser) ProtoMessage() {}
 
 func (x *ContainerUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -439,7 +545,7 @@ func (x *ContainerUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerUser.ProtoReflect.Descriptor instead.
 func (*ContainerUser) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{7}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ContainerUser) GetUid() uint32 {
@@ -473,14 +579,25 @@ const file_proto_guestpull_v1_diagnostics_proto_rawDesc = "" +
 	"BootReport\x122\n" +
 	"\x06phases\x18\x01 \x03(\v2\x1a.coffer.guestpull.v1.PhaseR\x06phases\"9\n" +
 	"\x14GetPullReportRequest\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\xd4\x01\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x92\x02\n" +
 	"\n" +
 	"PullReport\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12'\n" +
 	"\x0fmanifest_digest\x18\x02 \x01(\tR\x0emanifestDigest\x122\n" +
 	"\x06phases\x18\x03 \x03(\v2\x1a.coffer.guestpull.v1.PhaseR\x06phases\x122\n" +
 	"\x06layers\x18\x04 \x03(\v2\x1a.coffer.guestpull.v1.LayerR\x06layers\x12\x17\n" +
-	"\akey_ids\x18\x05 \x03(\tR\x06keyIds\"3\n" +
+	"\akey_ids\x18\x05 \x03(\tR\x06keyIds\x12<\n" +
+	"\aprocess\x18\x06 \x01(\v2\".coffer.guestpull.v1.ProcessOriginR\aprocess\"\xea\x01\n" +
+	"\rProcessOrigin\x12\x1c\n" +
+	"\targuments\x18\x01 \x01(\tR\targuments\x12\x1f\n" +
+	"\vworking_dir\x18\x02 \x01(\tR\n" +
+	"workingDir\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12%\n" +
+	"\x0eenv_overridden\x18\x04 \x03(\tR\renvOverridden\x12\x1f\n" +
+	"\venv_altered\x18\x05 \x03(\tR\n" +
+	"envAltered\x12!\n" +
+	"\fenv_restored\x18\x06 \x03(\tR\venvRestored\x12\x1b\n" +
+	"\tenv_added\x18\a \x01(\rR\benvAdded\"3\n" +
 	"\x05Phase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06micros\x18\x02 \x01(\x03R\x06micros\"\xae\x01\n" +
@@ -514,32 +631,34 @@ func file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP() []byte {
 	return file_proto_guestpull_v1_diagnostics_proto_rawDescData
 }
 
-var file_proto_guestpull_v1_diagnostics_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_proto_guestpull_v1_diagnostics_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_proto_guestpull_v1_diagnostics_proto_goTypes = []any{
 	(*GetBootReportRequest)(nil),    // 0: coffer.guestpull.v1.GetBootReportRequest
 	(*BootReport)(nil),              // 1: coffer.guestpull.v1.BootReport
 	(*GetPullReportRequest)(nil),    // 2: coffer.guestpull.v1.GetPullReportRequest
 	(*PullReport)(nil),              // 3: coffer.guestpull.v1.PullReport
-	(*Phase)(nil),                   // 4: coffer.guestpull.v1.Phase
-	(*Layer)(nil),                   // 5: coffer.guestpull.v1.Layer
-	(*GetContainerUserRequest)(nil), // 6: coffer.guestpull.v1.GetContainerUserRequest
-	(*ContainerUser)(nil),           // 7: coffer.guestpull.v1.ContainerUser
+	(*ProcessOrigin)(nil),           // 4: coffer.guestpull.v1.ProcessOrigin
+	(*Phase)(nil),                   // 5: coffer.guestpull.v1.Phase
+	(*Layer)(nil),                   // 6: coffer.guestpull.v1.Layer
+	(*GetContainerUserRequest)(nil), // 7: coffer.guestpull.v1.GetContainerUserRequest
+	(*ContainerUser)(nil),           // 8: coffer.guestpull.v1.ContainerUser
 }
 var file_proto_guestpull_v1_diagnostics_proto_depIdxs = []int32{
-	4, // 0: coffer.guestpull.v1.BootReport.phases:type_name -> coffer.guestpull.v1.Phase
-	4, // 1: coffer.guestpull.v1.PullReport.phases:type_name -> coffer.guestpull.v1.Phase
-	5, // 2: coffer.guestpull.v1.PullReport.layers:type_name -> coffer.guestpull.v1.Layer
-	0, // 3: coffer.guestpull.v1.Diagnostics.GetBootReport:input_type -> coffer.guestpull.v1.GetBootReportRequest
-	2, // 4: coffer.guestpull.v1.Diagnostics.GetPullReport:input_type -> coffer.guestpull.v1.GetPullReportRequest
-	6, // 5: coffer.guestpull.v1.Diagnostics.GetContainerUser:input_type -> coffer.guestpull.v1.GetContainerUserRequest
-	1, // 6: coffer.guestpull.v1.Diagnostics.GetBootReport:output_type -> coffer.guestpull.v1.BootReport
-	3, // 7: coffer.guestpull.v1.Diagnostics.GetPullReport:output_type -> coffer.guestpull.v1.PullReport
-	7, // 8: coffer.guestpull.v1.Diagnostics.GetContainerUser:output_type -> coffer.guestpull.v1.ContainerUser
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	5, // 0: coffer.guestpull.v1.BootReport.phases:type_name -> coffer.guestpull.v1.Phase
+	5, // 1: coffer.guestpull.v1.PullReport.phases:type_name -> coffer.guestpull.v1.Phase
+	6, // 2: coffer.guestpull.v1.PullReport.layers:type_name -> coffer.guestpull.v1.Layer
+	4, // 3: coffer.guestpull.v1.PullReport.process:type_name -> coffer.guestpull.v1.ProcessOrigin
+	0, // 4: coffer.guestpull.v1.Diagnostics.GetBootReport:input_type -> coffer.guestpull.v1.GetBootReportRequest
+	2, // 5: coffer.guestpull.v1.Diagnostics.GetPullReport:input_type -> coffer.guestpull.v1.GetPullReportRequest
+	7, // 6: coffer.guestpull.v1.Diagnostics.GetContainerUser:input_type -> coffer.guestpull.v1.GetContainerUserRequest
+	1, // 7: coffer.guestpull.v1.Diagnostics.GetBootReport:output_type -> coffer.guestpull.v1.BootReport
+	3, // 8: coffer.guestpull.v1.Diagnostics.GetPullReport:output_type -> coffer.guestpull.v1.PullReport
+	8, // 9: coffer.guestpull.v1.Diagnostics.GetContainerUser:output_type -> coffer.guestpull.v1.ContainerUser
+	7, // [7:10] is the sub-list for method output_type
+	4, // [4:7] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_proto_guestpull_v1_diagnostics_proto_init() }
@@ -553,7 +672,7 @@ func file_proto_guestpull_v1_diagnostics_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_guestpull_v1_diagnostics_proto_rawDesc), len(file_proto_guestpull_v1_diagnostics_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
