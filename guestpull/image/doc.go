@@ -28,6 +28,7 @@ type Registry interface {
 	// Manifest returns an index or a manifest of at most limit bytes.
 	Manifest(ctx context.Context, ref string, dgst digest.Digest, limit int64) ([]byte, error)
 	// Blob streams a layer or a configuration; its reader gives io.EOF only for exactly the right bytes.
+	// An error with Again() true means that another call may reach a place with the right ones; it ends after a few.
 	Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error)
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 )
@@ -41,7 +42,7 @@ func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec 
 			free := sync.OnceFunc(func() { <-slots })
 			defer free()
 			var filled time.Time
-			dir, err := p.store.Layer(ctx, owner, l.id, func(ctx context.Context, dir string) error {
+			dir, err := p.elsewhere(ctx, owner, l, func(ctx context.Context, dir string) error {
 				implied, err := p.fill(ctx, found.ref, l, dir, rec)
 				free()
 				if err != nil || len(implied) == 0 {
@@ -70,6 +71,20 @@ func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec 
 		return nil, err
 	}
 	return dirs, nil
+}
+
+// elsewhere gets a layer from the store. Where wrong bytes came from a mirror, others are asked, from the first byte on.
+func (p *Puller) elsewhere(ctx context.Context, owner string, l *layer, fill func(ctx context.Context, dir string) error) (string, error) {
+	for {
+		dir, err := p.store.Layer(ctx, owner, l.id, fill)
+		if more, ok := errors.AsType[interface {
+			error
+			Again() bool
+		}](err); !ok || !more.Again() {
+			return dir, err
+		}
+		log.G(ctx).WithError(err).WithField("digest", l.desc.Digest).Warn("wrong bytes came from a mirror, asking the next")
+	}
 }
 
 // below waits for the layers below.

@@ -14,28 +14,37 @@ import (
 )
 
 const (
-	// maxResumes is how often a transfer is taken up again without real progress in between.
+	// maxResumes is how often a transfer is taken up again at one endpoint without real progress in between.
 	maxResumes = 4
 	// realProgress is what a transfer must have moved for its failures to be forgotten.
 	realProgress = 1 << 20
 )
 
 // Blob streams a layer or a configuration. The reader gives io.EOF only after desc.Size bytes that match desc.Digest; it
-// never reads further than that, whatever the registry sends. A broken transfer is resumed where it broke.
+// never reads further than that, whatever the registry sends. A transfer that breaks, stalls or drips is resumed where it
+// broke, at the same endpoint or at the next one; the digest runs on. An error that implements interface{ Again() bool }
+// and says true came with the bytes of one place where another has not been asked: a second call asks that.
 func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	endpoints, err := c.config.endpoints(ref)
+	all, err := c.config.endpoints(ref)
 	if err != nil {
 		return nil, err
 	}
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("fetch blob: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	b := &blob{
-		ctx: ctx, client: c, ref: ref, endpoints: endpoints,
-		// Neither the type nor the URLs of the manifest are used: the first would choose the path to ask, the second
-		// would send the guest to any address that the author of a manifest likes.
-		desc: ocispec.Descriptor{MediaType: "application/octet-stream", Digest: desc.Digest, Size: desc.Size},
-		hash: desc.Digest.Algorithm().Hash(),
+	if desc.Size < 0 {
+		return nil, fmt.Errorf("fetch blob %s: size %d: %w", desc.Digest, desc.Size, errdefs.ErrInvalidArgument)
+	}
+	// Neither the type nor the URLs of the manifest are used: the second would send the guest to any address that the
+	// author of a manifest likes.
+	b := &blob{ctx: ctx, client: c, ref: ref, dgst: desc.Digest, size: desc.Size, hash: desc.Digest.Algorithm().Hash()}
+	for _, ep := range c.honest(all, desc.Digest) {
+		if !ep.noPull {
+			b.endpoints = append(b.endpoints, ep)
+		}
+	}
+	if len(b.endpoints) == 0 {
+		return nil, b.wrap(nobodyMeant(ref))
 	}
 	if err := b.connect(); err != nil {
 		return nil, b.wrap(err)
@@ -49,14 +58,17 @@ type blob struct {
 	client    *Client
 	ref       string
 	endpoints []endpoint
-	desc      ocispec.Descriptor
+	dgst      digest.Digest
+	size      int64
 	hash      hash.Hash
 
 	rc      io.ReadCloser
 	current int // endpoint in use
+	used    []string
 	offset  int64
 	resumes int
 	mark    int64 // offset of the last failure
+	errs    []error
 	err     error
 }
 
@@ -64,7 +76,7 @@ func (b *blob) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	if b.offset == b.desc.Size {
+	if b.offset == b.size {
 		b.err = b.finish()
 		return 0, b.err
 	}
@@ -80,7 +92,7 @@ func (b *blob) Read(p []byte) (int, error) {
 
 // read returns bytes of the blob, resuming as often as it has to.
 func (b *blob) read(p []byte) (int, error) {
-	p = p[:min(int64(len(p)), b.desc.Size-b.offset)]
+	p = p[:min(int64(len(p)), b.size-b.offset)]
 	for {
 		n, err := b.rc.Read(p)
 		if n > 0 {
@@ -93,9 +105,9 @@ func (b *blob) read(p []byte) (int, error) {
 		case err == nil:
 			continue
 		case errors.Is(err, io.EOF):
-			err = fmt.Errorf("%w after %d of %d bytes", errTruncated, b.offset, b.desc.Size)
+			err = fmt.Errorf("%w after %d of %d bytes", errTruncated, b.offset, b.size)
 		case errors.Is(err, errTruncated):
-			err = fmt.Errorf("%w, after %d of %d bytes", err, b.offset, b.desc.Size)
+			err = fmt.Errorf("%w, after %d of %d bytes", err, b.offset, b.size)
 		}
 		if err := b.resume(err); err != nil {
 			return 0, err
@@ -106,7 +118,7 @@ func (b *blob) read(p []byte) (int, error) {
 // resume takes a broken transfer up again, or returns why it cannot.
 func (b *blob) resume(cause error) error {
 	ep := b.endpoints[b.current]
-	if !errors.Is(cause, errTruncated) {
+	if b.ctx.Err() != nil {
 		return explain(cause, ep)
 	}
 	if b.offset-b.mark >= realProgress {
@@ -114,54 +126,92 @@ func (b *blob) resume(cause error) error {
 	}
 	b.mark = b.offset
 	b.resumes++
-	if b.resumes > maxResumes {
-		return fmt.Errorf("registry %s: %w, and again after %d attempts to resume: %w", ep.host, cause, maxResumes, errdefs.ErrUnavailable)
-	}
-	log.G(b.ctx).WithError(cause).WithFields(log.Fields{"digest": b.desc.Digest, "attempt": b.resumes}).Info("resuming transfer")
 	b.rc.Close()
-	if err := sleep(b.ctx, backoff(b.resumes)); err != nil {
+	var final error
+	switch limit := patience(cause); {
+	case limit == 0:
+		final = explain(cause, ep)
+	case b.resumes > limit && limit < maxResumes:
+		final = fmt.Errorf("%w (after %d attempts to resume)", explain(cause, ep), limit)
+	case b.resumes > limit:
+		final = fmt.Errorf("registry %s: %w, and again after %d attempts to resume: %w", ep.host, cause, maxResumes, errdefs.ErrUnavailable)
+	}
+	if final != nil {
+		return b.next(final)
+	}
+	log.G(b.ctx).WithError(cause).WithFields(log.Fields{"digest": b.dgst, "registry": ep.host, "attempt": b.resumes}).Info("resuming transfer")
+	if err := pause(b.ctx, backoff(b.resumes), ep.host, cause.Error()); err != nil {
 		return err
 	}
 	return b.connect()
 }
 
-// connect opens the transfer at the current offset, at the first endpoint that answers. An endpoint that failed is not
-// asked again.
-func (b *blob) connect() error {
-	var errs []error
-	for ; b.current < len(b.endpoints); b.current++ {
-		ep := b.endpoints[b.current]
-		rc, err := b.client.open(b.ctx, ep, b.desc, b.offset)
-		if err == nil {
-			opened := &lazyOpen{rc: rc}
-			if err = opened.prime(b.desc.Size - b.offset); err == nil {
-				b.rc = opened
-				return nil
-			}
-			opened.Close()
-		}
-		errs = append([]error{explain(err, ep)}, errs...)
-		if b.ctx.Err() != nil {
-			return errs[0]
-		}
-		if b.current < len(b.endpoints)-1 {
-			log.G(b.ctx).WithError(err).WithField("registry", ep.host).Warn("mirror failed, trying the next")
-		}
+// patience is how often a fault of an endpoint is borne. Silence and dripping cost much more time than a broken connection.
+func patience(cause error) int {
+	var status *statusError
+	switch {
+	case errors.Is(cause, errTruncated):
+		return maxResumes
+	case errors.As(cause, &status) && errdefs.IsUnavailable(status.class):
+		return silentAttempts - 1
 	}
-	b.current = len(b.endpoints) - 1
-	return errors.Join(errs...)
+	return 0
 }
+
+// next leaves an endpoint for good and goes on at the one after it, from the byte where the transfer broke.
+func (b *blob) next(cause error) error {
+	if b.current == len(b.endpoints)-1 {
+		return errors.Join(append([]error{cause}, b.errs...)...)
+	}
+	log.G(b.ctx).WithError(cause).WithFields(log.Fields{"digest": b.dgst, "registry": b.endpoints[b.current].host}).Warn("mirror failed, trying the next")
+	b.errs = append([]error{cause}, b.errs...)
+	b.current++
+	b.resumes = 0
+	return b.connect()
+}
+
+// connect opens the transfer at the current offset, at the first endpoint that answers.
+func (b *blob) connect() error {
+	ep := b.endpoints[b.current]
+	t, err := b.client.open(b.ctx, ep, b.dgst, b.offset, b.size, b.size)
+	if err == nil {
+		b.rc = t
+		if len(b.used) == 0 || b.used[len(b.used)-1] != ep.host {
+			b.used = append(b.used, ep.host)
+		}
+		return nil
+	}
+	b.rc = io.NopCloser(errReader{err})
+	if b.ctx.Err() != nil {
+		return explain(err, ep)
+	}
+	if errors.Is(err, errTruncated) {
+		return b.resume(err)
+	}
+	return b.next(explain(err, ep))
+}
+
+// errReader is a transfer that could not be opened.
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 // finish gives the verdict on the whole.
 func (b *blob) finish() error {
-	if got := digest.NewDigest(b.desc.Digest.Algorithm(), b.hash); got != b.desc.Digest {
-		return b.wrap(wrongBytes(b.endpoints[b.current].host, b.desc.Digest))
+	if digest.NewDigest(b.dgst.Algorithm(), b.hash) == b.dgst {
+		return io.EOF
 	}
-	return io.EOF
+	hosts := b.used
+	if len(hosts) > 1 {
+		// One of them is to blame, and it is not known which: the last one, closest to the registry itself, may try alone.
+		log.G(b.ctx).WithFields(log.Fields{"digest": b.dgst, "registries": hosts}).Warn("parts of a blob came from several registries and do not fit together")
+		hosts = hosts[:len(hosts)-1]
+	}
+	return b.wrap(&lieError{error: wrongBytes(b.endpoints[b.current].host, b.dgst), again: b.client.distrust(b.dgst, hosts, b.endpoints)})
 }
 
 func (b *blob) wrap(err error) error {
-	return fmt.Errorf("fetch %s of %s: %w", b.desc.Digest, b.ref, err)
+	return fmt.Errorf("fetch %s of %s: %w", b.dgst, b.ref, err)
 }
 
 func (b *blob) Close() error {
@@ -171,35 +221,57 @@ func (b *blob) Close() error {
 	return b.rc.Close()
 }
 
-// lazyOpen reads the first bytes of a transfer before they are asked for: containerd's client sends the request only at
-// the first read, and whether it succeeds decides which endpoint is used.
-type lazyOpen struct {
-	rc   io.ReadCloser
-	head []byte
-	err  error
+// lieError is a blob of wrong bytes.
+type lieError struct {
+	error
+	again bool
 }
 
-func (l *lazyOpen) prime(left int64) error {
-	buf := make([]byte, min(left, 512))
-	n, err := l.rc.Read(buf)
-	l.head = buf[:n]
-	if n > 0 || errors.Is(err, io.EOF) || errors.Is(err, errTruncated) {
-		l.err = err
-		return nil
+func (e *lieError) Unwrap() error { return e.error }
+
+// Again reports whether another place may have the right bytes.
+func (e *lieError) Again() bool { return e.again }
+
+// maxLiars bounds the digests of which it is remembered who lied about them.
+const maxLiars = 1024
+
+// distrust remembers who sent wrong bytes and reports whether anybody else is left to ask.
+func (c *Client) distrust(dgst digest.Digest, hosts []string, endpoints []endpoint) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.liars[dgst] == nil {
+		if len(c.liars) >= maxLiars {
+			clear(c.liars)
+		}
+		c.liars[dgst] = map[string]bool{}
 	}
-	return err
+	for _, host := range hosts {
+		c.liars[dgst][host] = true
+	}
+	for _, ep := range endpoints {
+		if !c.liars[dgst][ep.host] {
+			return true
+		}
+	}
+	return false
 }
 
-func (l *lazyOpen) Read(p []byte) (int, error) {
-	if len(l.head) > 0 {
-		n := copy(p, l.head)
-		l.head = l.head[n:]
-		return n, nil
+// honest leaves out who lied about a digest; when that is everybody, all get another chance.
+func (c *Client) honest(endpoints []endpoint, dgst digest.Digest) []endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.liars[dgst]) == 0 {
+		return endpoints
 	}
-	if l.err != nil {
-		return 0, l.err
+	var out []endpoint
+	for _, ep := range endpoints {
+		if !c.liars[dgst][ep.host] {
+			out = append(out, ep)
+		}
 	}
-	return l.rc.Read(p)
+	if len(out) == 0 {
+		delete(c.liars, dgst)
+		return endpoints
+	}
+	return out
 }
-
-func (l *lazyOpen) Close() error { return l.rc.Close() }

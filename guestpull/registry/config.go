@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -9,11 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/reference"
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
-
-	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // Config says how registries are reached. The zero value reaches every registry by https with the system's roots.
@@ -26,8 +23,15 @@ type Config struct {
 	IdleTimeout time.Duration
 	// Attempts is how often a request is tried when the registry cannot be reached or answers with 429 or 5xx. 0 means 4.
 	Attempts int
-	// Credentials returns the user and password of a registry host, two empty strings where there are none. May be nil.
-	Credentials func(host string) (user, password string, err error)
+	// MinRate is the fewest bytes per second that a registry may send on average, over twice the IdleTimeout that was spent
+	// with waiting for it. 0 means 4 KiB/s.
+	MinRate int64
+	// Hosts are hosts.toml files by registry host; AllHosts stands for registries without one. The places of a list are
+	// tried in order.
+	Hosts map[string][]Host
+	// Credentials returns what a registry wants to be shown for a repository, which is written host/path; nothing where
+	// there is nothing to show. It is called only once a registry asks. May be nil.
+	Credentials func(ctx context.Context, repository string) (Credential, error)
 	// Proxy chooses a proxy for a request. nil means none.
 	Proxy func(*http.Request) (*url.URL, error)
 }
@@ -52,9 +56,19 @@ type Mirror struct {
 	PlainHTTP bool
 }
 
+// Credential is what a guest shows a registry: a name with a password, or one of the tokens alone.
+type Credential struct {
+	User, Password string
+	// IdentityToken is exchanged for a token at the registry's token service.
+	IdentityToken string
+	// RegistryToken is shown as it is.
+	RegistryToken string
+}
+
 const (
 	defaultIdleTimeout = 30 * time.Second
 	defaultAttempts    = 4
+	defaultMinRate     = 4 << 10
 )
 
 // validate reports all faults at once.
@@ -73,8 +87,8 @@ func (c *Config) validate() error {
 			errs = append(errs, fmt.Errorf("registry %q: a wildcard prefix cannot have a location", r.Prefix))
 		}
 	}
-	if c.IdleTimeout < 0 || c.Attempts < 0 {
-		errs = append(errs, errors.New("idle timeout and attempts must not be negative"))
+	if c.IdleTimeout < 0 || c.Attempts < 0 || c.MinRate < 0 {
+		errs = append(errs, errors.New("idle timeout, attempts and rate must not be negative"))
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("registry configuration: %w: %w", errors.Join(errs...), errdefs.ErrInvalidArgument)
@@ -93,118 +107,4 @@ func (c *Config) roots() (*x509.CertPool, error) {
 		return nil, fmt.Errorf("extra root certificates hold no PEM certificate: %w", errdefs.ErrInvalidArgument)
 	}
 	return pool, nil
-}
-
-// endpoint is one place to fetch a reference from.
-type endpoint struct {
-	// ref is the reference as this endpoint knows it.
-	ref       reference.Spec
-	host      string
-	plainHTTP bool
-}
-
-func (e endpoint) scheme() string {
-	if e.plainHTTP {
-		return "http"
-	}
-	return "https"
-}
-
-// endpoints lists where a reference may be fetched from, mirrors first.
-func (c *Config) endpoints(ref string) ([]endpoint, error) {
-	spec, err := parseReference(ref)
-	if err != nil {
-		return nil, err
-	}
-	r, found := c.match(spec.Locator)
-	if !found {
-		return []endpoint{newEndpoint(spec, false)}, nil
-	}
-	if r.Blocked {
-		return nil, fmt.Errorf("registry %q is blocked by the configuration: %w", r.Prefix, errdefs.ErrPermissionDenied)
-	}
-	var list []endpoint
-	for _, m := range r.Mirrors {
-		list = append(list, newEndpoint(relocate(spec, r.Prefix, m.Location), m.PlainHTTP))
-	}
-	return append(list, newEndpoint(relocate(spec, r.Prefix, r.Location), r.PlainHTTP)), nil
-}
-
-// The parts of a reference as the distribution protocol defines them; they become paths of requests.
-var (
-	hostPattern = lazyregexp.New(`^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
-	repoPattern = lazyregexp.New(`^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
-	tagPattern  = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-)
-
-// parseReference reads a full reference: host/repository:tag, host/repository@digest, or both tag and digest.
-func parseReference(ref string) (reference.Spec, error) {
-	const limit = 1024
-	if len(ref) > limit {
-		return reference.Spec{}, fmt.Errorf("image reference has %d bytes, the limit is %d: %w", len(ref), limit, errdefs.ErrInvalidArgument)
-	}
-	spec, err := reference.Parse(ref)
-	if err != nil {
-		return reference.Spec{}, fmt.Errorf("parse image reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
-	}
-	if spec.Object == "" {
-		return reference.Spec{}, fmt.Errorf("image reference %q has neither tag nor digest: %w", ref, errdefs.ErrInvalidArgument)
-	}
-	host := spec.Hostname()
-	if !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return reference.Spec{}, fmt.Errorf("image reference %q does not start with a registry host; write it in full, like docker.io/library/busybox:1: %w",
-			ref, errdefs.ErrInvalidArgument)
-	}
-	tag, dgst, pinned := strings.Cut(spec.Object, "@")
-	repo, whole := strings.CutPrefix(spec.Locator, host+"/")
-	// The text must be nothing but these parts: no user, no query.
-	if !whole || spec.String() != ref || !hostPattern.MatchString(host) || !repoPattern.MatchString(repo) || (tag != "" && !tagPattern.MatchString(tag)) ||
-		(pinned && digest.Digest(dgst).Validate() != nil) {
-		return reference.Spec{}, fmt.Errorf("image reference %q is malformed, want host/repository with a tag, a digest or both: %w", ref, errdefs.ErrInvalidArgument)
-	}
-	return spec, nil
-}
-
-func (c *Config) match(locator string) (Registry, bool) {
-	var (
-		best  Registry
-		found bool
-	)
-	for _, r := range c.Registries {
-		if matches(r.Prefix, locator) && (!found || len(r.Prefix) > len(best.Prefix)) {
-			best, found = r, true
-		}
-	}
-	return best, found
-}
-
-func matches(prefix, locator string) bool {
-	if domain, ok := strings.CutPrefix(prefix, "*"); ok {
-		host, _, _ := strings.Cut(locator, "/")
-		return strings.HasSuffix(host, domain)
-	}
-	rest, ok := strings.CutPrefix(locator, prefix)
-	return ok && (rest == "" || rest[0] == '/')
-}
-
-func relocate(spec reference.Spec, prefix, location string) reference.Spec {
-	if location == "" {
-		return spec
-	}
-	if strings.HasPrefix(prefix, "*") {
-		_, path, _ := strings.Cut(spec.Locator, "/")
-		spec.Locator = location + "/" + path
-		return spec
-	}
-	spec.Locator = location + strings.TrimPrefix(spec.Locator, prefix)
-	return spec
-}
-
-func newEndpoint(spec reference.Spec, plainHTTP bool) endpoint {
-	host := spec.Hostname()
-	if host == "docker.io" {
-		// The name that everybody writes is not the name of the machine that answers.
-		host = "registry-1.docker.io"
-	}
-	return endpoint{ref: spec, host: host, plainHTTP: plainHTTP}
 }

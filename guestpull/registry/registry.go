@@ -7,35 +7,44 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
+	"sync"
 
-	"github.com/containerd/containerd/v2/core/remotes"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
-	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/sirupsen/logrus"
+
+	"github.com/coffer-project/coffer/guestpull/mediatype"
 
 	// The digest algorithms that a reference may use register themselves.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
 )
 
-const maxRedirects = 5
+const (
+	manifests = "manifests"
+	blobs     = "blobs"
+
+	// maxTagged bounds a document that is fetched only to learn its digest, in bytes.
+	maxTagged = 4 << 20
+)
 
 // Client fetches from registries. It is safe for concurrent use and keeps connections alive between calls.
 type Client struct {
 	config Config
-	http   *http.Client
+	// sites are by Config.Hosts' entries; nil has all others.
+	sites map[*Host]*site
+
+	mu sync.Mutex
 	// auth keeps the tokens of all registries.
-	auth docker.Authorizer
+	auth map[any]*authorizer
+	// liars are the hosts, by digest, that sent other bytes than the digest's. They are not asked for it again.
+	liars map[digest.Digest]map[string]bool
 }
 
 // New returns a client. It connects to nothing.
@@ -49,47 +58,25 @@ func New(config Config) (*Client, error) {
 	if config.Attempts == 0 {
 		config.Attempts = defaultAttempts
 	}
+	if config.MinRate == 0 {
+		config.MinRate = defaultMinRate
+	}
 	roots, err := config.roots()
 	if err != nil {
 		return nil, err
 	}
-	base := newHTTPTransport(&config, roots)
-	return &Client{
-		config: config,
-		http: &http.Client{
-			Transport:     &transport{base: base, idle: config.IdleTimeout, attempts: config.Attempts},
-			CheckRedirect: checkRedirect,
-		},
-		auth: docker.NewDockerAuthorizer(
-			docker.WithAuthClient(&http.Client{Transport: &tokenTransport{base: base}, Timeout: config.IdleTimeout, CheckRedirect: checkRedirect}),
-			docker.WithAuthCreds(config.Credentials)),
-	}, nil
-}
-
-// checkRedirect lets a registry send us to its storage, but neither in circles nor from https to http.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	first := via[0].URL
-	if len(via) > maxRedirects {
-		return &statusError{msg: fmt.Sprintf("registry %s redirects more than %d times", first.Host, maxRedirects), class: errdefs.ErrFailedPrecondition}
+	c := &Client{config: config, sites: map[*Host]*site{}, auth: map[any]*authorizer{}, liars: map[digest.Digest]map[string]bool{}}
+	if c.sites[nil], err = newSite(&config, nil, roots); err != nil {
+		return nil, err
 	}
-	if first.Scheme == "https" && req.URL.Scheme != "https" {
-		return &statusError{msg: fmt.Sprintf("registry %s redirects from https to %.16s", first.Host, req.URL.Scheme), class: errdefs.ErrFailedPrecondition}
+	for _, list := range config.Hosts {
+		for i := range list {
+			if c.sites[&list[i]], err = newSite(&config, &list[i], roots); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return nil
-}
-
-// tokenTransport bounds the answers of a registry's token service.
-type tokenTransport struct{ base http.RoundTripper }
-
-func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := t.base.RoundTrip(req)
-	if err == nil {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, 1<<20), resp.Body}
-	}
-	return resp, err
+	return c, nil
 }
 
 // Resolve asks which digest a reference with a tag stands for now. Where the answer may not be left to the registry, the
@@ -97,12 +84,12 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (c *Client) Resolve(ctx context.Context, ref string) (digest.Digest, error) {
 	var found digest.Digest
 	err := c.each(ctx, ref, func(ep endpoint) error {
-		_, desc, err := c.resolver(ep).Resolve(mute(ctx), ep.ref.String())
-		if err != nil {
-			return err
+		if ep.noTags {
+			return errNotMeant
 		}
-		found = desc.Digest
-		return nil
+		var err error
+		found, err = c.resolve(ctx, ep)
+		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("resolve image %s: %w", ref, err)
@@ -110,11 +97,40 @@ func (c *Client) Resolve(ctx context.Context, ref string) (digest.Digest, error)
 	return found, nil
 }
 
+// resolve asks one endpoint. Registries need neither know HEAD nor name the digest; then the document itself tells.
+func (c *Client) resolve(ctx context.Context, ep endpoint) (digest.Digest, error) {
+	tag, pinned, _ := strings.Cut(ep.ref.Object, "@")
+	if pinned != "" {
+		tag = pinned
+	}
+	resp, err := c.ask(ctx, ep, http.MethodHead, manifests, tag, acceptManifests())
+	if err != nil {
+		return "", err
+	}
+	closeBody(resp)
+	named := resp.Header.Get("Docker-Content-Digest")
+	if resp.StatusCode == http.StatusOK && named != "" {
+		d := digest.Digest(named)
+		if err := d.Validate(); err != nil {
+			return "", fmt.Errorf("registry %s names digest %.128q: %w: %w", ep.host, named, err, errdefs.ErrFailedPrecondition)
+		}
+		return d, nil
+	}
+	raw, err := c.document(ctx, ep, tag, maxTagged)
+	if err != nil {
+		return "", err
+	}
+	return digest.FromBytes(raw), nil
+}
+
 // Manifest returns an index or a manifest by its digest; ref says in which repository it is. The bytes match the digest.
 // A document larger than limit is errdefs.ErrFailedPrecondition.
 func (c *Client) Manifest(ctx context.Context, ref string, dgst digest.Digest, limit int64) ([]byte, error) {
 	var raw []byte
 	err := c.each(ctx, ref, func(ep endpoint) error {
+		if ep.noPull {
+			return errNotMeant
+		}
 		b, err := c.manifest(ctx, ep, dgst, limit)
 		raw = b
 		return err
@@ -129,28 +145,55 @@ func (c *Client) manifest(ctx context.Context, ep endpoint, dgst digest.Digest, 
 	if err := dgst.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	// The type only tells the client which path to ask; the size is not known yet, so its bound stands in for it.
-	rc, err := c.open(ctx, ep, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: dgst, Size: limit + 1}, 0)
+	raw, err := c.document(ctx, ep, dgst.String(), limit)
 	if err != nil {
 		return nil, err
 	}
-	defer rc.Close()
-	var buf bytes.Buffer
-	n, err := buf.ReadFrom(io.LimitReader(rc, limit+1))
+	if dgst.Algorithm().FromBytes(raw) != dgst {
+		return nil, wrongBytes(ep.host, dgst)
+	}
+	return raw, nil
+}
+
+// document reads a whole manifest or index. One that breaks off is asked for again, as often as any request.
+func (c *Client) document(ctx context.Context, ep endpoint, object string, limit int64) ([]byte, error) {
+	for attempt := 1; ; attempt++ {
+		raw, err := c.documentOnce(ctx, ep, object, limit)
+		if err == nil || !errors.Is(err, errTruncated) || attempt >= c.config.Attempts {
+			return raw, err
+		}
+		if err := pause(ctx, backoff(attempt), ep.host, err.Error()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Client) documentOnce(ctx context.Context, ep endpoint, object string, limit int64) ([]byte, error) {
+	resp, err := c.ask(ctx, ep, http.MethodGet, manifests, object, acceptManifests())
+	if err != nil {
+		return nil, err
+	}
+	defer closeBody(resp)
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case n > limit:
+	case int64(len(raw)) > limit:
 		return nil, fmt.Errorf("registry %s sent a manifest larger than %d bytes: %w", ep.host, limit, errdefs.ErrFailedPrecondition)
-	case dgst.Algorithm().FromBytes(buf.Bytes()) != dgst:
-		return nil, wrongBytes(ep.host, dgst)
 	}
-	return buf.Bytes(), nil
+	return raw, nil
+}
+
+func acceptManifests() http.Header {
+	return http.Header{"Accept": {strings.Join(mediatype.Manifests(), ", ")}}
 }
 
 func wrongBytes(host string, dgst digest.Digest) error {
 	return fmt.Errorf("registry %s sent bytes that do not match digest %s: %w", host, dgst, errdefs.ErrFailedPrecondition)
 }
+
+// errNotMeant is an endpoint that the configuration does not use for a request.
+var errNotMeant = errors.New("not meant for this")
 
 // each calls fn for one endpoint after the other until one succeeds. The error is that of the last one, which is the
 // registry itself; those of mirrors are joined to it.
@@ -161,8 +204,11 @@ func (c *Client) each(ctx context.Context, ref string, fn func(endpoint) error) 
 	}
 	var errs []error
 	for i, ep := range endpoints {
-		err := explain(fn(ep), ep)
-		if err == nil {
+		err := fn(ep)
+		if errors.Is(err, errNotMeant) {
+			continue
+		}
+		if err = explain(err, ep); err == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -174,75 +220,12 @@ func (c *Client) each(ctx context.Context, ref string, fn func(endpoint) error) 
 		// The registry itself comes last and says most about what is wrong.
 		errs = append([]error{err}, errs...)
 	}
+	if len(errs) == 0 {
+		return nobodyMeant(ref)
+	}
 	return errors.Join(errs...)
 }
 
-// open starts a transfer at an offset.
-func (c *Client) open(ctx context.Context, ep endpoint, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-	ctx = mute(ctx)
-	fetcher, err := c.resolver(ep).Fetcher(ctx, ep.ref.String())
-	if err != nil {
-		return nil, err
-	}
-	rc, err := fetcher.Fetch(ctx, desc)
-	if err != nil {
-		return nil, err
-	}
-	if offset == 0 {
-		return rc, nil
-	}
-	seeker, ok := rc.(io.Seeker)
-	if !ok {
-		rc.Close()
-		return nil, fmt.Errorf("resume at byte %d: %w", offset, errdefs.ErrNotImplemented)
-	}
-	if _, err := seeker.Seek(offset, io.SeekStart); err != nil {
-		rc.Close()
-		return nil, err
-	}
-	return rc, nil
-}
-
-// mute keeps containerd's client from logging: at debug level it prints URLs and headers, both of which may hold
-// credentials. What goes wrong comes back as an error.
-func mute(ctx context.Context) context.Context {
-	silent := logrus.New()
-	silent.SetOutput(io.Discard)
-	return log.WithLogger(ctx, logrus.NewEntry(silent))
-}
-
-// resolver returns containerd's client for exactly one endpoint; fail-over between endpoints is ours.
-func (c *Client) resolver(ep endpoint) remotes.Resolver {
-	return docker.NewResolver(docker.ResolverOptions{
-		Hosts: func(string) ([]docker.RegistryHost, error) {
-			return []docker.RegistryHost{{
-				Client:       c.http,
-				Authorizer:   c.auth,
-				Host:         ep.host,
-				Scheme:       ep.scheme(),
-				Path:         "/v2",
-				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
-				Header:       http.Header{"User-Agent": {"coffer"}},
-			}}, nil
-		},
-	})
-}
-
-// explain replaces what containerd's client wraps around an error by the error that our transport made, and gives a class
-// to those that it makes itself.
-func explain(err error, ep endpoint) error {
-	var (
-		status     *statusError
-		unexpected remoteerrors.ErrUnexpectedStatus
-	)
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &status):
-		return fmt.Errorf("%w: %w", status, status.class)
-	case errors.Is(err, docker.ErrInvalidAuthorization),
-		errors.As(err, &unexpected) && unexpected.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("registry %s wants credentials for %s (401 Unauthorized) and the guest has none that it takes: %w", ep.host, ep.ref.Locator, errdefs.ErrUnauthenticated)
-	}
-	return err
+func nobodyMeant(ref string) error {
+	return fmt.Errorf("no host in the hosts.toml for %s has the capability for this; give one of them \"pull\" and \"resolve\": %w", ref, errdefs.ErrFailedPrecondition)
 }

@@ -224,13 +224,17 @@ func TestLogin(t *testing.T) {
 		t.Errorf("without credentials: %v", err)
 	}
 	c := newClient(t, r, func(c *Config) {
-		c.Credentials = func(string) (string, string, error) { return "me", "secret", nil }
+		c.Credentials = func(context.Context, string) (Credential, error) {
+			return Credential{User: "me", Password: "secret"}, nil
+		}
 	})
 	if _, err := readBlob(t.Context(), c, ref, img); err != nil {
 		t.Errorf("with credentials: %v", err)
 	}
 	c = newClient(t, r, func(c *Config) {
-		c.Credentials = func(string) (string, string, error) { return "me", "wrong", nil }
+		c.Credentials = func(context.Context, string) (Credential, error) {
+			return Credential{User: "me", Password: "wrong"}, nil
+		}
 	})
 	_, err = readBlob(t.Context(), c, ref, img)
 	if !errors.Is(err, errdefs.ErrUnauthenticated) || strings.Contains(err.Error(), "wrong") {
@@ -250,7 +254,9 @@ func TestNothingOfARequestIsLogged(t *testing.T) {
 	ref, img := put(r, 1000)
 	r.RequireLogin("user", "secret")
 	c := newClient(t, r, func(c *Config) {
-		c.Credentials = func(string) (string, string, error) { return "user", "secret", nil }
+		c.Credentials = func(context.Context, string) (Credential, error) {
+			return Credential{User: "user", Password: "secret"}, nil
+		}
 	})
 	if _, err := c.Resolve(ctx, ref); err != nil {
 		t.Fatal(err)

@@ -16,13 +16,13 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/coffer-project/coffer/guestpull/mediatype"
 )
 
 const (
 	// errorBodyLimit bounds what is read of an error answer.
 	errorBodyLimit = 16 << 10
+	// maxHeader bounds the headers of an answer in bytes.
+	maxHeader = 64 << 10
 	// maxRetryAfter bounds how long a registry may make us wait between two attempts.
 	maxRetryAfter = 20 * time.Second
 	firstDelay    = 250 * time.Millisecond
@@ -31,9 +31,8 @@ const (
 	silentAttempts = 2
 )
 
-// statusError is an answer that ends an attempt for good. It shows neither the transport's own errors nor its class on
-// purpose: the client between would take some of them as a reason to try again, or replace the text, and all retries are
-// counted here. explain brings the class back.
+// statusError is an answer that ends an attempt for good. It does not show the transport's own errors, whose texts hold
+// whole addresses: those that registries redirect to carry signatures. explain brings its class back.
 type statusError struct {
 	msg   string
 	class error
@@ -48,11 +47,11 @@ var errStalled = errors.New("registry went silent")
 func newHTTPTransport(c *Config, roots *x509.CertPool) *http.Transport {
 	return &http.Transport{
 		Proxy:                  c.Proxy,
-		DialContext:            (&net.Dialer{Timeout: c.IdleTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:            dialer(c.IdleTimeout),
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    c.IdleTimeout,
 		ResponseHeaderTimeout:  c.IdleTimeout,
-		MaxResponseHeaderBytes: 64 << 10,
+		MaxResponseHeaderBytes: maxHeader,
 		// A compressed transfer would make the size of a body something that the registry chooses.
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: 8,
@@ -61,11 +60,16 @@ func newHTTPTransport(c *Config, roots *x509.CertPool) *http.Transport {
 	}
 }
 
+func dialer(limit time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: limit, KeepAlive: 30 * time.Second}).DialContext
+}
+
 // transport adds to a plain one what a guest needs of every registry request: bounded retries, a time limit on silence,
 // the list of document types, and errors that tell an admin which registry did what.
 type transport struct {
 	base     http.RoundTripper
 	idle     time.Duration
+	rate     int64
 	attempts int
 }
 
@@ -73,28 +77,28 @@ type transport struct {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.Header.Set("Accept-Encoding", "identity")
-	if strings.Contains(req.URL.Path, "/manifests/") {
-		req.Header.Set("Accept", strings.Join(mediatype.Manifests(), ", "))
-	}
 	for attempt := 1; ; attempt++ {
 		resp, err := t.once(req)
 		if ctxErr := req.Context().Err(); ctxErr != nil {
 			closeBody(resp)
 			return nil, ctxErr
 		}
-		var wait time.Duration
+		var (
+			wait  time.Duration
+			cause string
+		)
 		switch {
 		case err != nil && (!retryable(err) || attempt >= t.attempts || (silent(err) && attempt >= silentAttempts)):
 			return nil, connectionError(req, err, attempt)
 		case err != nil:
-			wait = backoff(attempt)
+			wait, cause = backoff(attempt), err.Error()
 		case busy(resp.StatusCode) && attempt < t.attempts:
-			wait = retryAfter(resp, attempt)
+			wait, cause = retryAfter(resp, attempt), resp.Status
 			closeBody(resp)
 		default:
 			return t.accept(req, resp, attempt)
 		}
-		if err := sleep(req.Context(), wait); err != nil {
+		if err := pause(req.Context(), wait, req.URL.Host, cause); err != nil {
 			return nil, err
 		}
 	}
@@ -107,7 +111,7 @@ func (t *transport) once(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = newIdleBody(ctx, cancel, resp.Body, req.URL.Host, t.idle)
+	resp.Body = newIdleBody(ctx, cancel, resp.Body, req.URL.Host, t.idle, t.rate)
 	return resp, nil
 }
 
@@ -153,10 +157,16 @@ func retryable(err error) bool {
 		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
-	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"), tooMuchHeader(err):
 		return false
 	}
 	return true
+}
+
+// tooMuchHeader knows the errors of the HTTP library for an answer with more than maxHeader; they have no type.
+func tooMuchHeader(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "server response headers exceeded") || strings.Contains(text, "response header list larger than")
 }
 
 // silent tells a registry that lets us wait from one that refuses us.
@@ -182,6 +192,11 @@ func connectionError(req *http.Request, err error, attempts int) error {
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return &statusError{
 			msg:   fmt.Sprintf("registry %s speaks http, not https; mark it insecure in image.registry_config of the initdata's cdh.toml if that is meant", host),
+			class: errdefs.ErrFailedPrecondition,
+		}
+	case tooMuchHeader(err):
+		return &statusError{
+			msg:   fmt.Sprintf("registry %s answered with more than %d bytes of headers; check what answers at this address", host, maxHeader),
 			class: errdefs.ErrFailedPrecondition,
 		}
 	}
@@ -247,12 +262,21 @@ func retryAfter(resp *http.Response, attempt int) time.Duration {
 	return backoff(attempt)
 }
 
-// sleep waits between two attempts; it is the only place of the package that does.
-func sleep(ctx context.Context, d time.Duration) error {
+// pause waits between two attempts at a host; it is the only place of the package that does. When the time that is left
+// for everything would be over before, it says at once what the last attempt ended with.
+func pause(ctx context.Context, d time.Duration, host, cause string) error {
+	end, limited := ctx.Deadline()
+	late := fmt.Errorf("no time is left for another attempt at registry %s, the last one ended with: %s: %w", host, cause, context.DeadlineExceeded)
+	if limited && time.Until(end) < d {
+		return late
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return late
+		}
 		return ctx.Err()
 	case <-timer.C:
 		return nil

@@ -116,7 +116,10 @@ func TestSealedImageIsPulled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := newPuller(t, registry.Config{ExtraRoots: to.CA(), Credentials: login}, broker)
+			shown := func(context.Context, string) (registry.Credential, error) {
+				return registry.Credential{User: "owner", Password: "secret"}, nil
+			}
+			p := newPuller(t, registry.Config{ExtraRoots: to.CA(), Credentials: shown}, broker)
 			img, err := p.Pull(t.Context(), image.Request{ContainerID: "c", Reference: to.Ref("sealed/app", "1")})
 			if err != nil {
 				t.Fatal(err)
