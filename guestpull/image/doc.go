@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/coffer-project/coffer/guestpull/mediatype"
+	"github.com/coffer-project/coffer/guestpull/unpack"
 )
 
 // Registry fetches documents and layers. What it returns matches the digest that was asked for.
@@ -50,10 +51,11 @@ type Decrypter interface {
 // Unpacker turns packed layers into directories.
 type Unpacker interface {
 	Decompress(r io.Reader, c mediatype.Compression) (io.ReadCloser, error)
-	// Apply writes a tar stream to an empty directory and reads it to its end. implied are directories that take their
-	// attributes from layers below, by Inherit.
-	Apply(ctx context.Context, dir string, r io.Reader) (size int64, implied []string, err error)
-	Inherit(dir string, implied, lower []string) error
+	// Apply writes a tar stream to an empty directory and reads it to its end. deferred is what it cannot do without the
+	// layers below; Complete does it.
+	Apply(ctx context.Context, dir string, r io.Reader) (size int64, deferred *unpack.Deferred, err error)
+	// Complete gets the layers below, lowest first, and returns the sum of the sizes of files that it added.
+	Complete(ctx context.Context, dir string, deferred *unpack.Deferred, lower []string) (size int64, err error)
 }
 
 // Store keeps unpacked layers, counted by owner.

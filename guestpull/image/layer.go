@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/coffer-project/coffer/guestpull/unpack"
 )
 
 // errUnproven is what an attempt to publish a layer without its end of file would give.
@@ -43,9 +45,9 @@ func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec 
 			defer free()
 			var filled time.Time
 			dir, err := p.elsewhere(ctx, owner, l, func(ctx context.Context, dir string) error {
-				implied, err := p.fill(ctx, found.ref, l, dir, rec)
+				deferred, err := p.fill(ctx, found.ref, l, dir, rec)
 				free()
-				if err != nil || len(implied) == 0 {
+				if err != nil || deferred.Empty() {
 					filled = time.Now()
 					return err
 				}
@@ -53,7 +55,9 @@ func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec 
 					return err
 				}
 				filled = time.Now()
-				return p.unpacker.Inherit(dir, implied, dirs[:i])
+				added, err := p.unpacker.Complete(ctx, dir, deferred, dirs[:i])
+				l.unpacked += added
+				return err
 			})
 			if err != nil {
 				return fmt.Errorf("layer %d of %d (%s): %w", i+1, len(found.layers), l.desc.Digest, err)
@@ -100,7 +104,7 @@ func below(ctx context.Context, lower []chan struct{}) error {
 }
 
 // fill unpacks one layer to dir. When it returns nil, every proof of the layer was given: blob digest, HMAC, diff id.
-func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec *recorder) ([]string, error) {
+func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec *recorder) (*unpack.Deferred, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stages := p.crew.pipeline()
 	var open []io.Closer
@@ -138,7 +142,7 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 	ahead := &clock{r: stages.ahead(ctx, unpacked)}
 
 	start = time.Now()
-	size, implied, err := p.unpacker.Apply(ctx, dir, ahead)
+	size, deferred, err := p.unpacker.Apply(ctx, dir, ahead)
 	rec.add(phaseApply, time.Since(start)-ahead.spent())
 	if err != nil {
 		return nil, blame(err, ahead, packed)
@@ -151,7 +155,7 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 		return nil, fmt.Errorf("layer unpacks to diff id %s, and the image configuration says %s: %w", got, l.diffID, errdefs.ErrFailedPrecondition)
 	}
 	l.unpacked = size
-	return implied, nil
+	return deferred, nil
 }
 
 // atEnd wants io.EOF and nothing before it.

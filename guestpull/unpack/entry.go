@@ -35,6 +35,7 @@ type writer struct {
 	inherits bool
 	// times of directories are set last, as each file in them changes them.
 	times []dirTime
+	links []Link // that wait for the layers below
 }
 
 type dirTime struct {
@@ -182,28 +183,48 @@ func (w *writer) directory(hdr *tar.Header, dir int, base, name string) error {
 }
 
 // link makes a hard link. What it points to is looked up like all names, and its last part is not followed. The entry's
-// attributes are given to what both names stand for.
+// attributes are given to what both names stand for. A target that is missing here may be in a layer below.
 func (w *writer) link(hdr *tar.Header, parent, base string) error {
 	target := strings.TrimPrefix(path.Clean("/"+hdr.Linkname), "/")
 	if target == "" {
 		return fmt.Errorf("make hard link: target is the root directory: %w", errdefs.ErrInvalidArgument)
 	}
-	from, err := w.tree.dir(path.Dir(target), false)
-	if err != nil {
+	from, err := w.target(path.Dir(target), path.Base(target))
+	if err == nil {
+		defer unix.Close(from)
+	} else if !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("make hard link: %w", err)
 	}
-	if from, err = unix.Dup(from); err != nil {
-		return fmt.Errorf("make hard link: %w", err)
-	}
-	defer unix.Close(from)
 	dir, err := w.tree.dir(parent, true)
 	if err != nil {
 		return err
+	}
+	if from < 0 {
+		return w.deferLink(hdr, dir, base, target)
 	}
 	if err := w.tree.replace(dir, base, func() error { return unix.Linkat(from, path.Base(target), dir, base, 0) }); err != nil {
 		return fmt.Errorf("make hard link: %w", err)
 	}
 	return w.attributes(hdr, dir, base, true)
+}
+
+// target opens the directory of a link's target. It is -1 and ENOENT where this layer has none, or has only hidden the name.
+func (w *writer) target(parent, base string) (int, error) {
+	from, err := w.tree.dir(parent, false)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(from, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return -1, err
+	}
+	switch {
+	case isWhiteout(&st):
+		return -1, unix.ENOENT
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return -1, unix.EISDIR
+	}
+	return unix.Dup(from)
 }
 
 // special makes a device node or a named pipe.

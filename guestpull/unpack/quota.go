@@ -92,14 +92,8 @@ func (q *quota) entry(hdr *tar.Header) error {
 		return fmt.Errorf("layer entry %d: link target has %d bytes: %w", q.entries, len(hdr.Linkname), errdefs.ErrInvalidArgument)
 	}
 	// The size is the one after sparse holes were filled, which a stream of a few bytes can make as large as it likes.
-	if hdr.Size < 0 || q.bytes+hdr.Size > q.limits.Bytes || q.bytes+hdr.Size < q.bytes {
-		return fmt.Errorf("layer unpacks to more than %d bytes: %w", q.limits.Bytes, errdefs.ErrOutOfRange)
-	}
-	q.bytes += hdr.Size
-	if hdr.Size > spaceStep || q.entries%1024 == 0 {
-		if err := q.room(hdr.Size + entryCost); err != nil {
-			return err
-		}
+	if err := q.grow(hdr.Size, hdr.Size); err != nil {
+		return err
 	}
 	xattrs := 0
 	for key, value := range hdr.PAXRecords {
@@ -111,6 +105,18 @@ func (q *quota) entry(hdr *tar.Header) error {
 		return fmt.Errorf("layer entry %d: extended attributes have %d bytes, the limit is %d: %w", q.entries, xattrs, q.limits.Xattrs, errdefs.ErrOutOfRange)
 	}
 	q.note(hdr)
+	return nil
+}
+
+// grow counts a file. Of its size, data takes space.
+func (q *quota) grow(size, data int64) error {
+	if size < 0 || q.bytes+size > q.limits.Bytes || q.bytes+size < q.bytes {
+		return fmt.Errorf("layer unpacks to more than %d bytes: %w", q.limits.Bytes, errdefs.ErrOutOfRange)
+	}
+	q.bytes += size
+	if data > spaceStep || q.entries%1024 == 0 {
+		return q.room(data + entryCost)
+	}
 	return nil
 }
 

@@ -94,26 +94,25 @@ func (u *Unpacker) Decompress(r io.Reader, c mediatype.Compression) (io.ReadClos
 // Apply unpacks a tar stream to dir, which must exist and be empty, and reads the stream to its end. Whiteouts become
 // what overlay takes for them: character devices 0:0 and trusted.overlay.opaque.
 //
-// size is the sum of file sizes in bytes. implied are directories, as paths relative to dir, that the layer has files in
-// without having an entry of their own; their owner and mode belong to a lower layer, see Inherit.
-func (u *Unpacker) Apply(ctx context.Context, dir string, r io.Reader) (size int64, implied []string, err error) {
+// size is the sum of file sizes in bytes. deferred is what needs the layers below, see Complete.
+func (u *Unpacker) Apply(ctx context.Context, dir string, r io.Reader) (size int64, deferred *Deferred, err error) {
 	// What an image can contain must not depend on the umask of the process, and entries without parents get 0755.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return 0, nil, fmt.Errorf("prepare layer directory: %w", err)
 	}
-	q := newQuota(u.limits, u.space, r)
-	if err := u.apply(ctx, dir, q); err != nil {
-		return 0, nil, fmt.Errorf("unpack layer: %w", classify(err))
-	}
-	return q.bytes, q.implied(), nil
-}
-
-func (u *Unpacker) apply(ctx context.Context, dir string, q *quota) error {
 	w, err := newWriter(dir)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	defer w.tree.close()
+	q := newQuota(u.limits, u.space, r)
+	if err := u.apply(ctx, w, q); err != nil {
+		return 0, nil, fmt.Errorf("unpack layer: %w", classify(err))
+	}
+	return q.bytes, &Deferred{Implied: q.implied(), Links: w.links}, nil
+}
+
+func (u *Unpacker) apply(ctx context.Context, w *writer, q *quota) error {
 	for tr := tar.NewReader(q); ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -140,14 +139,28 @@ func (u *Unpacker) apply(ctx context.Context, dir string, q *quota) error {
 		return err
 	}
 	// The tar reader stops at the end marker; digest and HMAC cover what follows it, too.
-	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{q}, w.buf)
+	_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{q}, w.buf)
 	return err
+}
+
+// names reports whether an error of the kernel is about what a layer's entries are called or where they lie, which is for
+// the layer to answer.
+func names(err error) bool {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return false
+	}
+	switch errno {
+	case syscall.ENOENT, syscall.EEXIST, syscall.ENOTDIR, syscall.EISDIR, syscall.ENOTEMPTY, syscall.ELOOP, syscall.ENAMETOOLONG,
+		syscall.EMLINK, syscall.EINVAL, syscall.ERANGE, syscall.E2BIG, syscall.EXDEV:
+		return true
+	}
+	return false
 }
 
 // classify gives errors of the kernel and of decoders the class that the caller decides by. Other errors pass unchanged.
 func classify(err error) error {
-	var corrupt *os.PathError
-	switch {
+	switch corrupt, hasPath := errors.AsType[*os.PathError](err); {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.ENOMEM):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
@@ -155,12 +168,12 @@ func classify(err error) error {
 	case !errdefs.IsUnknown(errdefs.Resolve(err)):
 		// It was given a class further down.
 		return err
-	case errors.Is(err, tar.ErrHeader),
+	case hasPath:
+		// A path of the workload is in it; the operation and the errno are enough for an admin.
+		return classify(fmt.Errorf("%s: %w", corrupt.Op, corrupt.Err))
+	case names(err), errors.Is(err, tar.ErrHeader),
 		errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, zstd.ErrCRCMismatch), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	case errors.As(err, &corrupt):
-		// A path of the workload is in it; the operation and the errno are enough for an admin.
-		return fmt.Errorf("%s: %w", corrupt.Op, corrupt.Err)
 	}
 	return err
 }
