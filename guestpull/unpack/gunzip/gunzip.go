@@ -26,8 +26,13 @@ var (
 	ErrChecksum = fmt.Errorf("gzip checksum does not match: %w", errdefs.ErrInvalidArgument)
 )
 
-// maxHeader bounds the header of a member in bytes.
-const maxHeader = 128 << 10
+const (
+	// maxHeader bounds the header of a member in bytes.
+	maxHeader = 128 << 10
+	// maxText bounds the file's name and the comment in it, with their zero bytes. The RFC has no bound; the standard library
+	// has this one, and no stream that it refuses should pass here.
+	maxText = 512
+)
 
 const (
 	flagHeaderCRC = 1 << (iota + 1)
@@ -130,9 +135,12 @@ func (r *Reader) member() error {
 		}
 	}
 	for _, text := range []byte{flagName, flagComment} {
-		for flags&text != 0 && h.err == nil {
+		for n := 1; flags&text != 0 && h.err == nil; n++ {
 			if b := h.take(1); h.err == nil && b[0] == 0 {
 				break
+			}
+			if n == maxText {
+				return ErrHeader
 			}
 		}
 	}

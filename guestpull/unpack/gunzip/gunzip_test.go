@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -106,6 +107,20 @@ func TestReachAcrossMembers(t *testing.T) {
 	var r Reader
 	if _, err := unpack(&r, bytes.NewReader(append(first, second...))); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestLongHeaders: names and comments are bounded as in the standard library.
+func TestLongHeaders(t *testing.T) {
+	var r Reader
+	rest := pack(t, []byte("text"), 6)[10+len("extra")+2+len("name")+1+len("comment")+1:]
+	for _, flag := range []byte{flagName, flagComment} {
+		for _, n := range []int{0, 1, 510, 511, 512, 513, 5000, 200_000} {
+			raw := []byte{0x1f, 0x8b, 8, flag, 0, 0, 0, 0, 0, 0}
+			raw = append(raw, bytes.Repeat([]byte("n"), n)...)
+			raw = append(append(raw, 0), rest...)
+			sameVerdict(t, &r, fmt.Sprintf("flag %d with %d bytes", flag, n), raw)
+		}
 	}
 }
 
