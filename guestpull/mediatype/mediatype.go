@@ -16,8 +16,12 @@ const (
 	DockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
 	DockerConfig       = "application/vnd.docker.container.image.v1+json"
 
-	dockerLayer        = "application/vnd.docker.image.rootfs.diff.tar"
-	dockerForeignLayer = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+	dockerLayer = "application/vnd.docker.image.rootfs.diff.tar"
+
+	// Layers of these types need not be in a registry: other addresses stand in the manifest for them. Both are out of
+	// use, Docker's since Windows images come without them and OCI's since version 1.1 of the specification.
+	dockerForeignLayer    = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+	nonDistributableLayer = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 
 	encryptedSuffix = "+encrypted"
 )
@@ -52,31 +56,24 @@ type Layer struct {
 }
 
 // layers maps plain layer types; each exists once more with the suffix for encryption.
-var layers = func() map[string]Compression {
-	known := map[string]Compression{
-		dockerLayer:                           None,
-		dockerLayer + ".gzip":                 Gzip,
-		dockerLayer + ".zstd":                 Zstd,
-		dockerForeignLayer:                    None,
-		dockerForeignLayer + ".gzip":          Gzip,
-		dockerForeignLayer + ".zstd":          Zstd,
-		ocispec.MediaTypeImageLayer:           None,
-		ocispec.MediaTypeImageLayer + "+gzip": Gzip,
-		ocispec.MediaTypeImageLayer + "+zstd": Zstd,
-	}
-	// The non-distributable types are deprecated, yet images that carry them are still around.
-	const nonDistributable = "application/vnd.oci.image.layer.nondistributable.v1.tar"
-	known[nonDistributable] = None
-	known[nonDistributable+"+gzip"] = Gzip
-	known[nonDistributable+"+zstd"] = Zstd
-	return known
-}()
+var layers = map[string]Compression{
+	dockerLayer:                           None,
+	dockerLayer + ".gzip":                 Gzip,
+	dockerLayer + ".zstd":                 Zstd,
+	ocispec.MediaTypeImageLayer:           None,
+	ocispec.MediaTypeImageLayer + "+gzip": Gzip,
+	ocispec.MediaTypeImageLayer + "+zstd": Zstd,
+}
 
 // ParseLayer reads the media type of a layer. A type that is not on the list is errdefs.ErrNotImplemented.
 func ParseLayer(mediaType string) (Layer, error) {
 	plain, encrypted := strings.CutSuffix(mediaType, encryptedSuffix)
 	compression, ok := layers[plain]
-	if !ok {
+	switch {
+	case strings.HasPrefix(plain, dockerForeignLayer), strings.HasPrefix(plain, nonDistributableLayer):
+		return Layer{}, fmt.Errorf("layer media type %q: this is a foreign layer, which registries need not hold and guests fetch from nowhere else; cofferctl image encrypt makes ordinary layers of such ones: %w",
+			clip(mediaType), errdefs.ErrNotImplemented)
+	case !ok:
 		return Layer{}, fmt.Errorf("layer media type %q is not supported (supported: tar, tar+gzip and tar+zstd, each plain or %s): %w",
 			clip(mediaType), encryptedSuffix, errdefs.ErrNotImplemented)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -178,14 +179,14 @@ func NewImage(layers []Layer, editConfig func(*ocispec.Image), editManifest func
 	return img
 }
 
-// NewIndex builds an index of images by platform (os/architecture).
-func NewIndex(images map[string]*Image) *Image {
+// NewIndex builds an index of images by platform (os/architecture or os/architecture/variant). Edits change it before it is
+// encoded.
+func NewIndex(images map[string]*Image, edits ...func(*ocispec.Index)) *Image {
 	out := &Image{Blobs: map[digest.Digest][]byte{}, Manifests: map[digest.Digest]ocispec.Descriptor{}, raws: map[digest.Digest][]byte{}}
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for _, name := range slices.Sorted(maps.Keys(images)) {
 		img := images[name]
-		var p ocispec.Platform
-		p.OS, p.Architecture = split(name)
+		p := Platform(name)
 		desc := img.Desc
 		desc.Platform = &p
 		index.Manifests = append(index.Manifests, desc)
@@ -193,18 +194,23 @@ func NewIndex(images map[string]*Image) *Image {
 		out.Manifests[desc.Digest] = img.Desc
 		out.raws[desc.Digest] = img.Raw
 	}
+	for _, edit := range edits {
+		edit(&index)
+	}
 	out.Raw = encode(index)
 	out.Desc = Descriptor(index.MediaType, out.Raw)
 	return out
 }
 
-func split(platform string) (os, arch string) {
-	for i := range platform {
-		if platform[i] == '/' {
-			return platform[:i], platform[i+1:]
-		}
+// Platform reads os/architecture or os/architecture/variant as it stands.
+func Platform(name string) ocispec.Platform {
+	var p ocispec.Platform
+	var ok bool
+	if p.OS, p.Architecture, ok = strings.Cut(name, "/"); !ok {
+		panic("registrytest: platform " + name + " is not os/architecture")
 	}
-	panic("registrytest: platform " + platform + " is not os/architecture")
+	p.Architecture, p.Variant, _ = strings.Cut(p.Architecture, "/")
+	return p
 }
 
 func encode(v any) []byte {

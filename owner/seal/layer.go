@@ -26,9 +26,12 @@ const (
 	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
 	dockerLayer        = "application/vnd.docker.image.rootfs.diff.tar"
 	dockerForeignLayer = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+
+	nonDistributableLayer = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 )
 
-// toOCI gives a manifest OCI's media types. Encrypted layers are defined there only.
+// toOCI gives a manifest OCI's media types. Encrypted layers are defined there only. Layers that registries need not hold
+// become ordinary ones: guests know no other place.
 func toOCI(m *ocispec.Manifest) error {
 	m.MediaType, m.SchemaVersion = ocispec.MediaTypeImageManifest, 2
 	switch m.Config.MediaType {
@@ -44,7 +47,10 @@ func toOCI(m *ocispec.Manifest) error {
 				t = ocispec.MediaTypeImageLayer + strings.Replace(packing, ".", "+", 1)
 			}
 		}
-		m.Layers[i].MediaType = t
+		if packing, ok := strings.CutPrefix(t, nonDistributableLayer); ok {
+			t = ocispec.MediaTypeImageLayer + packing
+		}
+		m.Layers[i].MediaType, m.Layers[i].URLs = t, nil
 	}
 	return nil
 }

@@ -187,6 +187,10 @@ func TestChosenLayersAndPlatforms(t *testing.T) {
 		"two platforms":    {img: index, opts: Options{Platforms: []string{"linux/arm64", "linux/amd64"}}, images: 2, index: true},
 		"one platform":     {img: index, opts: Options{Platforms: []string{"linux/arm64"}}, images: 1, encrypted: []bool{true, true, true}},
 		"no such platform": {img: index, opts: Options{Platforms: []string{"linux/s390x"}}, wantErr: errdefs.ErrNotFound},
+		"foreign layers": {img: testImage(func(m *ocispec.Manifest) {
+			m.Layers[0].MediaType, m.Layers[1].MediaType = nonDistributableLayer+"+gzip", dockerForeignLayer
+			m.Layers[0].URLs = []string{"https://elsewhere.example/layer"}
+		}), encrypted: []bool{true, true, true}, images: 1},
 		"docker's types": {img: testImage(func(m *ocispec.Manifest) {
 			m.MediaType, m.Config.MediaType = dockerManifest, "application/vnd.docker.container.image.v1+json"
 			m.Layers[0].MediaType, m.Layers[1].MediaType = dockerLayer+".gzip", dockerLayer
