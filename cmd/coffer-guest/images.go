@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
-	"net/url"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"golang.org/x/net/http/httpproxy"
 
 	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/decrypt"
@@ -25,14 +22,24 @@ import (
 // newImages makes the puller as the measured document says. Without a document there is no key broker: then encrypted layers are
 // refused, and plain ones come from where their names say.
 func newImages(ctx context.Context, s settings) (*image.Puller, error) {
-	measured, err := readMeasured(s.initdata)
+	document, measured, err := readMeasured(s.initdata)
 	if err != nil {
 		return nil, err
 	}
-	config := registry.FromMeasured(&measured.Image)
-	if s.proxy != "" {
-		choose := (&httpproxy.Config{HTTPSProxy: s.proxy, HTTPProxy: s.proxy, NoProxy: s.noProxy}).ProxyFunc()
-		config.Proxy = func(r *http.Request) (*url.URL, error) { return choose(r.URL) }
+	keys, err := newKeys(ctx, measured, s.initdata)
+	if err != nil {
+		return nil, err
+	}
+	var fetch registry.Fetch
+	if keys != nil {
+		fetch = keys.Resource
+	}
+	config, err := registry.FromMeasured(document, &measured.Image, fetch)
+	if err != nil {
+		return nil, err
+	}
+	if s.proxy != "" && config.Proxy == nil {
+		config.Proxy = registry.Proxies(s.proxy, s.proxy, s.noProxy)
 	}
 	client, err := registry.New(config)
 	if err != nil {
@@ -43,10 +50,6 @@ func newImages(ctx context.Context, s settings) (*image.Puller, error) {
 		dir = filepath.Join(s.base, "image") // a development machine keeps its own files as they are
 	}
 	layers, err := store.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := newKeys(ctx, measured, s.initdata)
 	if err != nil {
 		return nil, err
 	}
@@ -76,29 +79,30 @@ func newKeys(ctx context.Context, measured *initdata.CDHConfig, raw []byte) (dec
 }
 
 // readMeasured reads what the document says about images and keys; a nil document says nothing.
-func readMeasured(raw []byte) (*initdata.CDHConfig, error) {
+func readMeasured(raw []byte) (*initdata.Document, *initdata.CDHConfig, error) {
 	if raw == nil {
-		return initdata.ParseCDH("")
+		measured, err := initdata.ParseCDH("")
+		return nil, measured, err
 	}
 	document, err := initdata.Parse(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, has := document.Data[initdata.KeyPolicy]; has {
-		return nil, fmt.Errorf("initdata brings a %s, which this guest cannot enforce yet: remove it: %w", initdata.KeyPolicy, errdefs.ErrNotImplemented)
+		return nil, nil, fmt.Errorf("initdata brings a %s, which this guest cannot enforce yet: remove it: %w", initdata.KeyPolicy, errdefs.ErrNotImplemented)
 	}
 	measured, err := initdata.ParseCDH(document.Data[initdata.KeyCDH])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if text, has := document.Data[initdata.KeyAA]; has {
 		aa, err := initdata.ParseAA(text)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if broker := aa.TokenConfigs.KBS; broker != nil && measured.KBC.URL == "" {
 			measured.KBC.URL, measured.KBC.Cert = broker.URL, broker.Cert
 		}
 	}
-	return measured, nil
+	return document, measured, nil
 }

@@ -41,7 +41,7 @@ func TestReadMeasured(t *testing.T) {
 		"garbage":     {[]byte("\x00"), "", errdefs.ErrInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := readMeasured(test.raw)
+			_, got, err := readMeasured(test.raw)
 			if !errors.Is(err, test.want) {
 				t.Fatalf("error: %v", err)
 			}

@@ -38,11 +38,22 @@ func pullerFlags() []cli.Flag {
 
 // newPuller plugs the stages together.
 func newPuller(c *cli.Context) (*image.Puller, error) {
-	measured, raw, err := readInitdata(c.String("initdata"))
+	document, measured, raw, err := readInitdata(c.String("initdata"))
 	if err != nil {
 		return nil, err
 	}
-	config := registry.FromMeasured(&measured.Image)
+	keys, err := keySource(c, measured, raw)
+	if err != nil {
+		return nil, err
+	}
+	var fetch registry.Fetch
+	if keys != nil {
+		fetch = keys.Resource
+	}
+	config, err := registry.FromMeasured(document, &measured.Image, fetch)
+	if err != nil {
+		return nil, err
+	}
 	config.IdleTimeout = c.Duration("idle-timeout")
 	for _, host := range c.StringSlice("plain-http") {
 		config.Registries = append(config.Registries, registry.Registry{Prefix: host, PlainHTTP: true})
@@ -56,10 +67,6 @@ func newPuller(c *cli.Context) (*image.Puller, error) {
 		config.ExtraRoots = nil
 	}
 	client, err := registry.New(config)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := keySource(c, measured, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -80,20 +87,20 @@ func newPuller(c *cli.Context) (*image.Puller, error) {
 }
 
 // readInitdata reads a document; no name is an empty one.
-func readInitdata(file string) (*initdata.CDHConfig, []byte, error) {
+func readInitdata(file string) (*initdata.Document, *initdata.CDHConfig, []byte, error) {
 	if file == "" {
-		return &initdata.CDHConfig{}, nil, nil
+		return nil, &initdata.CDHConfig{}, nil, nil
 	}
 	raw, err := os.ReadFile(file)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read initdata: %w", err)
+		return nil, nil, nil, fmt.Errorf("read initdata: %w", err)
 	}
 	doc, err := initdata.Parse(raw)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	config, err := initdata.ParseCDH(doc.Data[initdata.KeyCDH])
-	return config, raw, err
+	return doc, config, raw, err
 }
 
 // keySource is where keys come from; nil without a broker and a key file.

@@ -21,6 +21,11 @@ func createFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "extra-ca", Usage: "`FILE` with CAs in PEM to trust for registries; may be repeated"},
 		&cli.StringSliceFlag{Name: "insecure-registry", Usage: "registry `HOST[:PORT]` to talk to in plain http; may be repeated"},
 		&cli.StringSliceFlag{Name: "mirror", Usage: "`PREFIX=LOCATION` to try first for images below PREFIX; LOCATION with http:// in front is insecure; may be repeated"},
+		&cli.StringFlag{Name: "registry-auth", Usage: "key broker's resource `URI` (kbs:///repository/type/tag) that holds a containers-auth.json for registries"},
+		&cli.StringFlag{Name: "registry-hosts", Usage: "`FOLDER` like containerd's certs.d, with a folder per registry that holds its hosts.toml"},
+		&cli.StringFlag{Name: "https-proxy", Usage: "`URL` of the proxy for registries that speak https"},
+		&cli.StringFlag{Name: "http-proxy", Usage: "`URL` of the proxy for registries that speak http"},
+		&cli.StringFlag{Name: "no-proxy", Usage: "comma-separated `HOSTS` to reach without a proxy"},
 		&cli.StringFlag{Name: "aa", Usage: "`FILE` to use as aa.toml as it is"},
 		&cli.StringFlag{Name: "cdh", Usage: "`FILE` to use as cdh.toml as it is, in place of the flags above"},
 		&cli.StringFlag{Name: "policy", Usage: "`FILE` to use as policy.rego"},
@@ -82,6 +87,9 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 	if err := generateConfigs(c, doc); err != nil {
 		return err
 	}
+	if err := addHosts(c.String("registry-hosts"), doc); err != nil {
+		return err
+	}
 	if text, ok := doc.Data[initdata.KeyAA]; ok {
 		if _, err := initdata.ParseAA(text); err != nil {
 			return err
@@ -100,7 +108,10 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 
 // generateConfigs writes the configurations that the flags describe, unless whole files were given.
 func generateConfigs(c *cli.Context, doc *initdata.Document) error {
-	described := c.String("kbs-cert") != "" || len(c.StringSlice("extra-ca")) > 0 || len(c.StringSlice("insecure-registry")) > 0 || len(c.StringSlice("mirror")) > 0
+	described := false
+	for _, name := range []string{"kbs-cert", "extra-ca", "insecure-registry", "mirror", "registry-auth", "https-proxy", "http-proxy", "no-proxy"} {
+		described = described || c.IsSet(name)
+	}
 	if _, whole := doc.Data[initdata.KeyCDH]; whole {
 		if described || c.String("kbs-url") != "" {
 			return fmt.Errorf("--cdh cannot be combined with flags that describe its content: %w", errdefs.ErrInvalidArgument)
@@ -141,8 +152,15 @@ type (
 		Cert string `toml:"kbs_cert,multiline,omitempty"`
 	}
 	cdhImage struct {
-		ExtraRoots []string       `toml:"extra_root_certificates,omitempty"`
-		Registries *cdhRegistries `toml:"registry_config,omitempty"`
+		ExtraRoots  []string       `toml:"extra_root_certificates,omitempty"`
+		Credentials string         `toml:"authenticated_registry_credentials_uri,omitempty"`
+		Registries  *cdhRegistries `toml:"registry_config,omitempty"`
+		Proxy       *cdhProxy      `toml:"image_pull_proxy,omitempty"`
+	}
+	cdhProxy struct {
+		HTTPS   string `toml:"https_proxy,omitempty"`
+		HTTP    string `toml:"http_proxy,omitempty"`
+		NoProxy string `toml:"no_proxy,omitempty"`
 	}
 	cdhRegistries struct {
 		Registries []cdhRegistry `toml:"registry"`
@@ -182,7 +200,11 @@ func cdhFromFlags(c *cli.Context) (*cdhFile, error) {
 	}
 	registries, err := registriesFromFlags(c)
 	image.Registries = registries
-	if image.ExtraRoots != nil || registries != nil {
+	image.Credentials = c.String("registry-auth")
+	if proxy := (cdhProxy{HTTPS: c.String("https-proxy"), HTTP: c.String("http-proxy"), NoProxy: c.String("no-proxy")}); proxy != (cdhProxy{}) {
+		image.Proxy = &proxy
+	}
+	if image.ExtraRoots != nil || registries != nil || image.Credentials != "" || image.Proxy != nil {
 		file.Image = image
 	}
 	return file, errors.Join(append(faults, err)...)

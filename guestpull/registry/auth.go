@@ -43,7 +43,9 @@ func (c *Client) authorizer(ep endpoint) *authorizer {
 	if len(c.auth) >= maxAuthorizers {
 		clear(c.auth)
 	}
-	a := &authorizer{credentials: c.config.Credentials, token: c.site(ep).token, repository: ep.host + "/" + ep.repository()}
+	token := *ep.site.token
+	token.Transport = &tokenTransport{base: token.Transport, plain: ep.plainHTTP}
+	a := &authorizer{credentials: c.config.Credentials, token: &token, repository: ep.host + "/" + ep.repository()}
 	if ep.namespace == "" {
 		// The name in the reference, not that of the machine behind it.
 		a.repository = ep.ref.Locator
@@ -108,9 +110,19 @@ func (e *credentialError) Error() string {
 func (e *credentialError) Unwrap() error { return e.cause }
 
 // tokenTransport bounds the answers of a registry's token service, and keeps passwords off open lines.
-type tokenTransport struct{ base http.RoundTripper }
+type tokenTransport struct {
+	base http.RoundTripper
+	// plain allows http, as for registries that are talked to in http themselves.
+	plain bool
+}
 
 func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" && !t.plain {
+		return nil, &statusError{
+			msg:   fmt.Sprintf("registry's token service %s speaks %.16s, and the registry itself https: no credentials are sent there", req.URL.Host, req.URL.Scheme),
+			class: errdefs.ErrFailedPrecondition,
+		}
+	}
 	resp, err := t.base.RoundTrip(req)
 	if err == nil {
 		resp.Body = struct {

@@ -25,7 +25,7 @@ const (
 // broke, at the same endpoint or at the next one; the digest runs on. An error that implements interface{ Again() bool }
 // and says true came with the bytes of one place where another has not been asked: a second call asks that.
 func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	all, err := c.config.endpoints(ref)
+	all, err := c.endpoints(ctx, ref)
 	if err != nil {
 		return nil, err
 	}

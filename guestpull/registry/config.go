@@ -32,6 +32,9 @@ type Config struct {
 	// Credentials returns what a registry wants to be shown for a repository, which is written host/path; nothing where
 	// there is nothing to show. It is called only once a registry asks. May be nil.
 	Credentials func(ctx context.Context, repository string) (Credential, error)
+	// Late completes Registries, and replaces Hosts where it gives any, before the first request. It is called again when it
+	// fails. nil means that nothing is missing.
+	Late func(context.Context) (Late, error)
 	// Proxy chooses a proxy for a request. nil means none.
 	Proxy func(*http.Request) (*url.URL, error)
 }

@@ -26,6 +26,8 @@ type endpoint struct {
 	noTags, noPull bool
 	// special is what a hosts.toml says about the host; nil for most.
 	special *Host
+	// site is how the host is talked to.
+	site *site
 }
 
 func (e endpoint) scheme() string {

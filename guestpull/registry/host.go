@@ -34,7 +34,9 @@ type Host struct {
 
 // site is how a host is talked to: with which certificates and limits.
 type site struct {
-	http, token *http.Client
+	http *http.Client
+	// token asks token services; see tokenTransport.
+	token *http.Client
 }
 
 func newSite(c *Config, h *Host, roots *x509.CertPool) (*site, error) {
@@ -57,14 +59,6 @@ func newSite(c *Config, h *Host, roots *x509.CertPool) (*site, error) {
 			Transport:     &transport{base: base, idle: c.IdleTimeout, rate: c.MinRate, attempts: c.Attempts},
 			CheckRedirect: checkRedirect,
 		},
-		token: &http.Client{Transport: &tokenTransport{base: base}, Timeout: c.IdleTimeout, CheckRedirect: checkRedirect},
+		token: &http.Client{Transport: base, Timeout: c.IdleTimeout, CheckRedirect: checkRedirect},
 	}, nil
-}
-
-// site returns how an endpoint is talked to.
-func (c *Client) site(ep endpoint) *site {
-	if s := c.sites[ep.special]; s != nil {
-		return s
-	}
-	return c.sites[nil]
 }

@@ -8,6 +8,7 @@ package registry
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -37,8 +38,9 @@ const (
 // Client fetches from registries. It is safe for concurrent use and keeps connections alive between calls.
 type Client struct {
 	config Config
-	// sites are by Config.Hosts' entries; nil has all others.
-	sites map[*Host]*site
+	roots  *x509.CertPool
+	turn   chan struct{} // held by whoever looks at whole
+	whole  *setup        // nil until config.Late was heard
 
 	mu sync.Mutex
 	// auth keeps the tokens of all registries.
@@ -49,9 +51,6 @@ type Client struct {
 
 // New returns a client. It connects to nothing.
 func New(config Config) (*Client, error) {
-	if err := config.validate(); err != nil {
-		return nil, err
-	}
 	if config.IdleTimeout == 0 {
 		config.IdleTimeout = defaultIdleTimeout
 	}
@@ -65,16 +64,16 @@ func New(config Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{config: config, sites: map[*Host]*site{}, auth: map[any]*authorizer{}, liars: map[digest.Digest]map[string]bool{}}
-	if c.sites[nil], err = newSite(&config, nil, roots); err != nil {
+	whole, err := newSetup(config, roots)
+	if err != nil {
 		return nil, err
 	}
-	for _, list := range config.Hosts {
-		for i := range list {
-			if c.sites[&list[i]], err = newSite(&config, &list[i], roots); err != nil {
-				return nil, err
-			}
-		}
+	c := &Client{
+		config: config, roots: roots, turn: make(chan struct{}, 1), whole: whole,
+		auth: map[any]*authorizer{}, liars: map[digest.Digest]map[string]bool{},
+	}
+	if config.Late != nil {
+		c.whole = nil
 	}
 	return c, nil
 }
@@ -198,7 +197,7 @@ var errNotMeant = errors.New("not meant for this")
 // each calls fn for one endpoint after the other until one succeeds. The error is that of the last one, which is the
 // registry itself; those of mirrors are joined to it.
 func (c *Client) each(ctx context.Context, ref string, fn func(endpoint) error) error {
-	endpoints, err := c.config.endpoints(ref)
+	endpoints, err := c.endpoints(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -224,6 +223,19 @@ func (c *Client) each(ctx context.Context, ref string, fn func(endpoint) error) 
 		return nobodyMeant(ref)
 	}
 	return errors.Join(errs...)
+}
+
+// endpoints lists where a reference may be fetched from.
+func (c *Client) endpoints(ctx context.Context, ref string) ([]endpoint, error) {
+	s, err := c.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.config.endpoints(ref)
+	for i := range list {
+		list[i].site = s.site(list[i])
+	}
+	return list, err
 }
 
 func nobodyMeant(ref string) error {

@@ -41,7 +41,7 @@ func (c *Client) ask(ctx context.Context, ep endpoint, method, kind, object stri
 		if err := auth.authorize(ctx, req); err != nil {
 			return nil, unwrapURL(err)
 		}
-		resp, err := c.site(ep).http.Do(req)
+		resp, err := ep.site.http.Do(req)
 		switch {
 		case err != nil:
 			return nil, unwrapURL(err)

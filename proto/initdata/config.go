@@ -102,7 +102,7 @@ type ImageSettings struct {
 	UnusedKeyBrokerURI string       `toml:"kbs_uri"`
 }
 
-// ProxyConfig is the puller's HTTP proxy. Not implemented, see CDHConfig.Unsupported.
+// ProxyConfig is the puller's HTTP proxy, with the meaning of the environment variables of these names.
 type ProxyConfig struct {
 	HTTPS   string `toml:"https_proxy"`
 	HTTP    string `toml:"http_proxy"`
@@ -166,14 +166,11 @@ func ParseCDH(text string) (*CDHConfig, error) {
 func (c *CDHConfig) Unsupported() []string {
 	var keys []string
 	for key, set := range map[string]bool{
-		"credentials":                                  len(c.Credentials) > 0,
-		"image.image_security_policy_uri":              c.Image.SecurityPolicyURI != "",
-		"image.image_security_policy":                  c.Image.SecurityPolicy != "",
-		"image.sigstore_config_uri":                    c.Image.SigstoreConfigURI != "",
-		"image.sigstore_config":                        c.Image.SigstoreConfig != "",
-		"image.authenticated_registry_credentials_uri": c.Image.CredentialsURI != "",
-		"image.registry_configuration_uri":             c.Image.RegistryConfigURI != "",
-		"image.image_pull_proxy":                       c.Image.Proxy != nil,
+		"credentials":                     len(c.Credentials) > 0,
+		"image.image_security_policy_uri": c.Image.SecurityPolicyURI != "",
+		"image.image_security_policy":     c.Image.SecurityPolicy != "",
+		"image.sigstore_config_uri":       c.Image.SigstoreConfigURI != "",
+		"image.sigstore_config":           c.Image.SigstoreConfig != "",
 	} {
 		if set {
 			keys = append(keys, key)
@@ -221,6 +218,7 @@ func (c *CDHConfig) faults() error {
 	if c.Image.Registries != nil {
 		faults = append(faults, c.Image.Registries.validate())
 	}
+	faults = append(faults, c.Image.sources())
 	return errors.Join(faults...)
 }
 

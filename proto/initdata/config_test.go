@@ -87,8 +87,13 @@ func TestParseCDHRefuses(t *testing.T) {
 			"registry[0].location"}},
 		"empty registry": {"[[image.registry_config.registry]]\ninsecure = true", errdefs.ErrInvalidArgument, []string{"neither prefix"}},
 		"policy":         {"[image]\nimage_security_policy_uri = \"kbs:///a/b/c\"", errdefs.ErrNotImplemented, []string{"image_security_policy_uri"}},
-		"two unsupported": {"[image]\nsigstore_config = \"x\"\n[image.image_pull_proxy]\nhttp_proxy = \"x\"", errdefs.ErrNotImplemented, []string{
-			"image.image_pull_proxy, image.sigstore_config"}},
+		"two unsupported": {"[image]\nsigstore_config = \"x\"\nimage_security_policy = \"x\"", errdefs.ErrNotImplemented, []string{
+			"image.image_security_policy, image.sigstore_config"}},
+		"proxy without a scheme": {"[image.image_pull_proxy]\nhttp_proxy = \"proxy:3128\"", errdefs.ErrInvalidArgument, []string{"image_pull_proxy.http_proxy"}},
+		"no proxy":               {"[image.image_pull_proxy]\nno_proxy = \"a\"", errdefs.ErrInvalidArgument, []string{"names no proxy"}},
+		"file for credentials":   {"[image]\nauthenticated_registry_credentials_uri = \"file:///auth.json\"", errdefs.ErrInvalidArgument, []string{"credentials_uri", "kbs:///"}},
+		"registries twice": {"[image]\nregistry_configuration_uri = \"kbs:///a/b/c\"\n[image.registry_config]\n", errdefs.ErrInvalidArgument, []string{
+			"exclude each other"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ParseCDH(tc.text)

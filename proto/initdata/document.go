@@ -35,6 +35,8 @@ const (
 	KeyAA     = "aa.toml"
 	KeyCDH    = "cdh.toml"
 	KeyPolicy = "policy.rego"
+	// KeyAuth is a containers-auth.json for registries. Initdata is no secret: passwords belong into a key broker.
+	KeyAuth = "auth.json"
 )
 
 var keyPattern = lazyregexp.New(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$`)

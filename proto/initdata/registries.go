@@ -3,7 +3,9 @@ package initdata
 import (
 	"errors"
 	"fmt"
+	"net/url"
 
+	"github.com/coffer-project/coffer/proto/kbs"
 	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
@@ -38,4 +40,42 @@ func (r *RegistryConfig) validate() error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// sources checks where the rest of the puller's settings comes from.
+func (s *ImageSettings) sources() error {
+	var faults []error
+	for key, uri := range map[string]string{
+		"authenticated_registry_credentials_uri": s.CredentialsURI,
+		"registry_configuration_uri":             s.RegistryConfigURI,
+	} {
+		if uri == "" {
+			continue
+		}
+		if _, err := kbs.ParseResourceURI(uri); err != nil {
+			// A file:// would be one of the guest's image, which brings none.
+			faults = append(faults, fmt.Errorf("image.%s: %w", key, err))
+		}
+	}
+	if s.RegistryConfigURI != "" && s.Registries != nil {
+		faults = append(faults, errors.New("image.registry_configuration_uri and image.registry_config exclude each other"))
+	}
+	if p := s.Proxy; p != nil {
+		faults = append(faults, checkProxy("https_proxy", p.HTTPS), checkProxy("http_proxy", p.HTTP))
+		if p.HTTPS == "" && p.HTTP == "" {
+			faults = append(faults, errors.New("image.image_pull_proxy names no proxy"))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func checkProxy(key, value string) error {
+	if value == "" {
+		return nil
+	}
+	u, err := url.Parse(value)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5") || u.Host == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" {
+		return fmt.Errorf("image.image_pull_proxy.%s is not http://host:port, nor https:// or socks5:// likewise", key) // not quoted: it may carry a password
+	}
+	return nil
 }
