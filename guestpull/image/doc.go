@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/coffer-project/coffer/guestpull/mediatype"
 	"github.com/coffer-project/coffer/guestpull/unpack"
 )
 
@@ -50,10 +49,9 @@ type Decrypter interface {
 
 // Unpacker turns packed layers into directories.
 type Unpacker interface {
-	Decompress(r io.Reader, c mediatype.Compression) (io.ReadCloser, error)
-	// Apply writes a tar stream to an empty directory and reads it to its end. deferred is what it cannot do without the
-	// layers below; Complete does it.
-	Apply(ctx context.Context, dir string, r io.Reader) (size int64, deferred *unpack.Deferred, err error)
+	// Unpack writes a layer to an empty directory and reads r to its end. When it returns, with an error too, nobody reads r
+	// or writes to dir any more. What it cannot do without the layers below is left for Complete.
+	Unpack(ctx context.Context, dir string, r io.Reader, l unpack.Layer) (*unpack.Result, error)
 	// Complete gets the layers below, lowest first, and returns the sum of the sizes of files that it added.
 	Complete(ctx context.Context, dir string, deferred *unpack.Deferred, lower []string) (size int64, err error)
 }

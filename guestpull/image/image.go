@@ -52,7 +52,6 @@ type Puller struct {
 	store     Store
 	platform  string
 	parallel  int
-	crew      crew
 	tracker   *Tracker
 
 	mu     sync.Mutex
@@ -84,7 +83,6 @@ func New(r Registry, v Verifier, d Decrypter, u Unpacker, s Store, opts ...Optio
 		registry: r, verifier: v, decrypter: d, unpacker: u, store: s,
 		platform: "linux/" + runtime.GOARCH,
 		parallel: runtime.NumCPU(),
-		crew:     crew{processors: int32(runtime.GOMAXPROCS(0))},
 		tracker:  NewTracker(),
 		leases:   map[string][]string{},
 	}

@@ -5,20 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/coffer-project/coffer/guestpull/unpack"
 )
-
-// errUnproven is what an attempt to publish a layer without its end of file would give.
-var errUnproven = fmt.Errorf("layer has bytes after the end of its packed stream: %w", errdefs.ErrInvalidArgument)
 
 // layers gets all layers, at most p.parallel at a time, and returns their directories, lowest first.
 func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec *recorder) ([]string, error) {
@@ -105,73 +100,44 @@ func below(ctx context.Context, lower []chan struct{}) error {
 
 // fill unpacks one layer to dir. When it returns nil, every proof of the layer was given: blob digest, HMAC, diff id.
 func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec *recorder) (*unpack.Deferred, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	stages := p.crew.pipeline()
-	var open []io.Closer
-	// Stages that read ahead end with the context. Nothing is closed under their hands, and none outlives the layer.
-	defer func() {
-		cancel()
-		stages.end()
-		for _, c := range slices.Backward(open) {
-			c.Close()
-		}
-	}()
-
 	start := time.Now()
 	blob, err := p.registry.Blob(ctx, ref, l.desc)
 	rec.add(phaseFetch, time.Since(start))
 	if err != nil {
 		return nil, err
 	}
-	open = append(open, blob)
+	defer blob.Close()
 	fetched := rec.stage(phaseFetch, rec.pull.count(blob), nil)
-	packed := io.Reader(fetched)
+	packed := &proof{r: fetched}
 	if l.open != nil {
-		packed = rec.stage(phaseDecrypt, l.open(fetched), fetched)
+		packed.r = rec.stage(phaseDecrypt, l.open(fetched), fetched)
 	}
-	packed = stages.ahead(ctx, packed)
-
-	inner := &clock{r: packed}
-	tar, err := p.unpacker.Decompress(inner, l.kind.Compression)
+	res, err := p.unpacker.Unpack(ctx, dir, packed, unpack.Layer{Compression: l.kind.Compression, Digest: l.diffID.Algorithm()})
 	if err != nil {
-		return nil, blame(err, nil, packed)
+		return nil, blame(err, packed)
 	}
-	open = append(open, tar)
-	hash := l.diffID.Algorithm().Hash()
-	unpacked := rec.stage(phaseDecompress, io.TeeReader(tar, hash), inner)
-	ahead := &clock{r: stages.ahead(ctx, unpacked)}
-
-	start = time.Now()
-	size, deferred, err := p.unpacker.Apply(ctx, dir, ahead)
-	rec.add(phaseApply, time.Since(start)-ahead.spent())
-	if err != nil {
-		return nil, blame(err, ahead, packed)
+	if !packed.given {
+		return nil, fmt.Errorf("layer was not read to its end: %w", errdefs.ErrInternal)
 	}
-	// The decoder may be content before its input has ended, and the verdicts on the input come with its end.
-	if err := atEnd(packed); err != nil {
-		return nil, err
+	rec.add(phaseDecompress, res.Decompress)
+	rec.add(phaseApply, res.Apply)
+	if res.DiffID != l.diffID {
+		return nil, fmt.Errorf("layer unpacks to diff id %s, and the image configuration says %s: %w", res.DiffID, l.diffID, errdefs.ErrFailedPrecondition)
 	}
-	if got := digest.NewDigest(l.diffID.Algorithm(), hash); got != l.diffID {
-		return nil, fmt.Errorf("layer unpacks to diff id %s, and the image configuration says %s: %w", got, l.diffID, errdefs.ErrFailedPrecondition)
-	}
-	l.unpacked = size
-	return deferred, nil
+	l.unpacked = res.Size
+	return res.Deferred, nil
 }
 
-// atEnd wants io.EOF and nothing before it.
-func atEnd(r io.Reader) error {
-	var b [1]byte
-	for {
-		n, err := r.Read(b[:])
-		switch {
-		case n > 0:
-			return errUnproven
-		case err == io.EOF: // a wrapped one is no verdict
-			return nil
-		case err != nil:
-			return err
-		}
-	}
+// proof notes whether the verdict on a stream was heard: io.EOF itself, which the stages below give for the right bytes only.
+type proof struct {
+	r     io.Reader
+	given bool
+}
+
+func (p *proof) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	p.given = p.given || err == io.EOF
+	return n, err
 }
 
 // blameLimit bounds what is read only to find out whose fault an error was, in bytes.
@@ -180,12 +146,8 @@ const blameLimit = 64 << 20
 // blame looks for the cause of an error in the bytes of a layer. A decoder stumbles over wrong bytes long before the
 // verdicts on them (blob digest, HMAC) are due, and says nothing that helps. So the rest is read, within a limit, to hear
 // those verdicts: they say whether the registry sent, or somebody made, other bytes than the manifest promises.
-func blame(err error, unpacked, packed io.Reader) error {
+func blame(err error, packed io.Reader) error {
 	if errdefs.IsResourceExhausted(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	// The packed bytes may be read here only after the decoder, which runs on its own, has stopped to read them.
-	if unpacked != nil && !exhausted(unpacked) {
 		return err
 	}
 	_, verdict := io.CopyN(io.Discard, packed, blameLimit)
@@ -193,10 +155,4 @@ func blame(err error, unpacked, packed io.Reader) error {
 		return err
 	}
 	return fmt.Errorf("%w (noticed as: %v)", verdict, err) //nolint:errorlint // the verdict alone gives the class
-}
-
-// exhausted reads to the end of a stream, whatever that is, and reports whether it came within the limit.
-func exhausted(r io.Reader) bool {
-	_, err := io.CopyN(io.Discard, r, blameLimit)
-	return err != nil
 }

@@ -29,7 +29,7 @@ func (u *Unpacker) Complete(ctx context.Context, dir string, deferred *Deferred,
 }
 
 func (u *Unpacker) complete(ctx context.Context, dir string, deferred *Deferred, lower []string) (int64, error) {
-	w, err := newWriter(dir)
+	w, err := u.newWriter(dir)
 	if err != nil {
 		return 0, err
 	}

@@ -95,7 +95,7 @@ func (l *linker) describe(n *node, dir int, base string) error {
 		return fmt.Errorf("set owner: %w", err)
 	}
 	err := l.below.copyXattrs(n, func(key string, value []byte) error {
-		return unix.Lsetxattr(fdPath(dir)+"/"+base, key, value, 0)
+		return l.writer.tree.setXattr(dir, base, key, value)
 	})
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -47,7 +46,7 @@ func (w *writer) deferLink(hdr *tar.Header, dir int, base, target string) error 
 	if len(w.links) >= maxDeferredLinks {
 		return fmt.Errorf("layer has more than %d hard links to layers below: %w", maxDeferredLinks, errdefs.ErrOutOfRange)
 	}
-	place, err := os.Readlink(fdPath(dir))
+	place, err := w.tree.name(dir)
 	if err != nil {
 		return fmt.Errorf("make hard link: %w", err)
 	}

@@ -43,12 +43,12 @@ type dirTime struct {
 	atime, mtime time.Time
 }
 
-func newWriter(dir string) (*writer, error) {
-	t, err := openTree(dir)
+func (u *Unpacker) newWriter(dir string) (*writer, error) {
+	t, err := openTree(dir, u.place)
 	if err != nil {
 		return nil, err
 	}
-	return &writer{tree: t, buf: make([]byte, bufferSize), uid: os.Geteuid(), gid: os.Getegid(), umask: umask()}, nil
+	return &writer{tree: t, buf: make([]byte, bufferSize), uid: os.Geteuid(), gid: os.Getegid(), umask: u.mask}, nil
 }
 
 // umask is the process's; where it is unknown, modes are set once more for all files.
@@ -76,7 +76,7 @@ func (w *writer) write(ctx context.Context, hdr *tar.Header, body io.Reader) err
 	if err != nil {
 		return err
 	}
-	if written, err := w.whiteouts.convert(hdr, dir, base); err != nil || !written {
+	if written, err := w.whiteouts.convert(hdr, w.tree, dir, base); err != nil || !written {
 		return err
 	}
 	switch hdr.Typeflag {
@@ -260,7 +260,7 @@ func (w *writer) attributes(hdr *tar.Header, dir int, base string, there bool) e
 		}
 	}
 	err := setXattrs(hdr, func(key string, value []byte) error {
-		return unix.Lsetxattr(fdPath(dir)+"/"+base, key, value, 0)
+		return w.tree.setXattr(dir, base, key, value)
 	})
 	if err != nil {
 		return err

@@ -24,6 +24,7 @@ const (
 // tree is the directory of a layer. All names are looked up inside of it, as if it were the root directory: links that the
 // layer brings cannot lead out, whatever they point to. Nobody else writes to it.
 type tree struct {
+	place
 	root int
 	path string
 	dirs map[string]int // open directories by their cleaned names
@@ -31,17 +32,17 @@ type tree struct {
 	stale bool
 }
 
-func openTree(dir string) (*tree, error) {
+func openTree(dir string, p place) (*tree, error) {
 	fd, err := unix.Open(dir, dirFlags|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open layer directory: %w", err)
 	}
 	// The kernel's own name for it, which is what it will say of directories inside.
-	name, err := os.Readlink(fdPath(fd))
+	name, err := p.name(fd)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open layer directory: %w", err), unix.Close(fd))
 	}
-	return &tree{root: fd, path: name, dirs: map[string]int{}}, nil
+	return &tree{place: p, root: fd, path: name, dirs: map[string]int{}}, nil
 }
 
 func (t *tree) close() {
@@ -177,6 +178,3 @@ func removeAll(dir int, name string) error {
 	}
 	return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
 }
-
-// fdPath is a path to what a descriptor stands for, for calls that take none.
-func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }

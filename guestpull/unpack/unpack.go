@@ -47,6 +47,9 @@ type Unpacker struct {
 	limits  Limits
 	space   func() (int64, error)
 	devices bool
+	place   place
+	mask    int64 // of modes that files do not get when they are made
+	spread  func() bool
 	// Decoders of layers that are done; a new one costs as much memory as it keeps.
 	gzips, zstds sync.Pool
 }
@@ -65,9 +68,20 @@ func WithDevices() Option {
 	return func(u *Unpacker) { u.devices = true }
 }
 
+// WithOwnRoot says that the root directory of the process is the layer's: there is no /proc, the working directory may be
+// changed, and modes are not masked.
+func WithOwnRoot() Option {
+	return func(u *Unpacker) { u.place, u.mask = ownPlace{}, 0 }
+}
+
+// WithSpread makes decompression run beside the rest whenever spread tells that there is a processor to spare.
+func WithSpread(spread func() bool) Option {
+	return func(u *Unpacker) { u.spread = spread }
+}
+
 // New returns an Unpacker.
 func New(limits Limits, opts ...Option) *Unpacker {
-	u := &Unpacker{limits: limits}
+	u := &Unpacker{limits: limits, place: procPlace{}, mask: umask(), spread: func() bool { return false }}
 	for _, opt := range opts {
 		opt(u)
 	}
@@ -100,7 +114,7 @@ func (u *Unpacker) Apply(ctx context.Context, dir string, r io.Reader) (size int
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return 0, nil, fmt.Errorf("prepare layer directory: %w", err)
 	}
-	w, err := newWriter(dir)
+	w, err := u.newWriter(dir)
 	if err != nil {
 		return 0, nil, err
 	}

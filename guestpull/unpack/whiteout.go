@@ -25,9 +25,9 @@ type whiteouts struct {
 }
 
 // convert looks at the entry of a name in an open directory, and returns whether it is to be written as it is.
-func (w *whiteouts) convert(hdr *tar.Header, dir int, base string) (bool, error) {
+func (w *whiteouts) convert(hdr *tar.Header, p place, dir int, base string) (bool, error) {
 	if base == opaqueMarker {
-		return false, opaque(fdPath(dir))
+		return false, opaque(p, dir)
 	}
 	name, marker := strings.CutPrefix(base, whiteoutPrefix)
 	if !marker {
@@ -37,7 +37,7 @@ func (w *whiteouts) convert(hdr *tar.Header, dir int, base string) (bool, error)
 		return false, fmt.Errorf("whiteout hides no name: %w", errdefs.ErrInvalidArgument)
 	}
 	// The name by which settle finds it again is the kernel's: links on the way to it are resolved.
-	place, err := os.Readlink(fdPath(dir))
+	place, err := p.name(dir)
 	if err != nil {
 		return false, fmt.Errorf("make whiteout: %w", err)
 	}
@@ -94,8 +94,8 @@ func opaqueIn(r *os.Root, name string) error {
 	return nil
 }
 
-func opaque(dir string) error {
-	if err := unix.Setxattr(dir, opaqueXattr, []byte{'y'}, 0); err != nil {
+func opaque(p place, dir int) error {
+	if err := p.setXattr(dir, ".", opaqueXattr, []byte{'y'}); err != nil {
 		return fmt.Errorf("mark directory opaque (the store must support trusted extended attributes): %w", err)
 	}
 	return nil
