@@ -305,6 +305,12 @@ func (m *matrix) removeImages(t *testing.T, before map[string]int) {
 		checkAnswer(t, "run", err, answer{"failed to resolve image", "not found"})
 		delete(m.images, c)
 	}
+	m.awaitSnapshots(t, before)
+}
+
+// awaitSnapshots waits until our snapshotters have no more than they had: containerd collects its garbage when it likes.
+func (m *matrix) awaitSnapshots(t *testing.T, before map[string]int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), criTimeout)
 	defer cancel()
 	err := harness.Eventually(ctx, func(context.Context) error {

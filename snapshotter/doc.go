@@ -11,9 +11,10 @@
 //     without content of the image, whose extra option carries the KataVirtualVolume that tells the shim what the guest
 //     is to pull.
 //   - ModeOverlay: containerd's own overlay snapshotter on the same database, for images that the host is to unpack
-//     (patterns that the admin excluded).
+//     (patterns that the admin excluded, and pause images). A container of a guest that stands on such layers still gets the
+//     mount of ModeReference, as soon as containerd can tell its runtime.
 //
-// The mode of a layer is decided by Rules.decide:
+// The mode of a layer is decided by Rules.decide, with one exception (WithPauseImages):
 //
 //	parent reference-only                      -> reference-only: below it there is nothing to stack an overlay on.
 //	                                              If the image is one to pass through, the pull is refused with a

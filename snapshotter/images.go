@@ -17,6 +17,8 @@ type Images interface {
 	Containing(ctx context.Context, chain digest.Digest) ([]*images.Image, error)
 	// Targeting returns the names of the image with this manifest or index.
 	Targeting(ctx context.Context, d digest.Digest) ([]images.Record, error)
+	// Names returns what the image with this manifest is called, also where the name is that of an index with it.
+	Names(ctx context.Context, manifest digest.Digest) ([]string, error)
 	// Named returns the image with this full name.
 	Named(ctx context.Context, name string) (images.Record, error)
 	// Container returns the container with this id.

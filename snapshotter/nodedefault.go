@@ -140,6 +140,19 @@ func (n *NodeDefault) modeAmong(ctx context.Context, chain digest.Digest, found 
 
 // forGuests tells why an image is for guests only; empty if it is not.
 func (n *NodeDefault) forGuests(image *images.Image, names []string) (why string) {
+	if why := guestOnly(image); why != "" {
+		return why
+	}
+	for _, name := range names {
+		if pattern, ok := n.guest.passes(name); ok {
+			return fmt.Sprintf("pattern %q in the snapshotter's configuration matches %s", pattern, name)
+		}
+	}
+	return ""
+}
+
+// guestOnly tells by what in an image it is for guests only; empty if by nothing.
+func guestOnly(image *images.Image) (why string) {
 	for _, layer := range image.Layers {
 		if layer.Encrypted() {
 			return fmt.Sprintf("layer %s is encrypted", layer.Digest)
@@ -150,11 +163,6 @@ func (n *NodeDefault) forGuests(image *images.Image, names []string) (why string
 	}
 	if value, ok := image.Config.Labels[LabelGuestOnly]; ok && value != "false" {
 		return fmt.Sprintf("its label %s is %q", LabelGuestOnly, value)
-	}
-	for _, name := range names {
-		if pattern, ok := n.guest.passes(name); ok {
-			return fmt.Sprintf("pattern %q in the snapshotter's configuration matches %s", pattern, name)
-		}
 	}
 	return ""
 }

@@ -42,7 +42,9 @@ type Snapshotter struct {
 	release func() error
 	// namedUsers says that mounts bind folders with the names of users, which hostRoots keeps.
 	namedUsers bool
-	hostRoots  hostRoots
+	// unpackPause says that pause images are unpacked, unless rules or NodeDefault say so anyway.
+	unpackPause bool
+	hostRoots   hostRoots
 	// empty is the directory that reference-only mounts bind which need no folder of their own. Nothing is ever in it.
 	empty string
 
@@ -65,6 +67,7 @@ type options struct {
 	images   Images
 	// numericUsers switches named users off.
 	numericUsers bool
+	unpackPause  bool
 	overlay      []overlay.Opt
 	meta         func(ctx context.Context, path string) (MetaStore, error)
 }
@@ -120,14 +123,15 @@ func New(ctx context.Context, root string, opts ...Opt) (_ *Snapshotter, retErr 
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
 	s := &Snapshotter{
-		records:    records{dir: filepath.Join(root, "snapshots")},
-		decide:     o.decide,
-		release:    o.release,
-		platform:   o.platform,
-		images:     o.images,
-		hostRoots:  hostRoots{dir: filepath.Join(root, "hostroots")},
-		namedUsers: !o.numericUsers,
-		empty:      filepath.Join(root, "empty"),
+		records:     records{dir: filepath.Join(root, "snapshots")},
+		decide:      o.decide,
+		release:     o.release,
+		platform:    o.platform,
+		images:      o.images,
+		hostRoots:   hostRoots{dir: filepath.Join(root, "hostroots")},
+		namedUsers:  !o.numericUsers,
+		unpackPause: o.unpackPause && o.images != nil,
+		empty:       filepath.Join(root, "empty"),
 	}
 	if err := makeEmpty(s.empty); err != nil {
 		return nil, err
@@ -233,29 +237,30 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 	return s.overlay.Usage(ctx, key)
 }
 
-// Mounts returns what Prepare or View returned. On a reference it says more, once containerd can tell which image the
-// container runs, and refuses a container that would run on this host.
+// Mounts returns what Prepare or View returned, until containerd can tell which container it is for. Then, on a reference,
+// it says more of the image that the container runs, and refuses a container that would run on this host. A container that
+// runs in a guest gets a reference in any case: the guest pulls the image, whatever this host has unpacked of it.
 func (s *Snapshotter) Mounts(ctx context.Context, key string) (mounts []mount.Mount, err error) {
 	info, err := s.overlay.Stat(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("mounts of snapshot %s: %w", key, err)
 	}
+	// Outside any transaction: it waits for containerd.
+	container := s.containerOf(ctx, key)
+	below := unpackedBelow(info)
 	if modeOf(info) == ModeOverlay {
-		return s.overlay.Mounts(ctx, key)
+		if below == "" || container == nil || !container.runsIn(guestRuntimes) {
+			return s.overlay.Mounts(ctx, key)
+		}
+	} else {
+		if container != nil && container.runsIn(hostRuntimes) {
+			return nil, fmt.Errorf("mounts of snapshot %s: %w", key, container.refuse())
+		}
+		if below, err = s.chainBelow(ctx, key); err != nil {
+			return nil, err
+		}
 	}
-	var below layerName
-	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
-		below, err = imageBelow(ctx, key)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find the image of snapshot %s: %w", key, err)
-	}
-	// Outside the transaction: it waits for containerd.
-	image, err := s.imageOfContainer(ctx, key, below)
-	if err != nil {
-		return nil, fmt.Errorf("mounts of snapshot %s: %w", key, err)
-	}
+	image := s.imageOf(ctx, container, below)
 	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
 		mounts, err = s.referenceMounts(ctx, key, image)
 		return err
@@ -290,6 +295,9 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	mode, err := s.decide(ctx, given.Labels, parent, below)
 	if err != nil {
 		return nil, fmt.Errorf("prepare snapshot %s: %w", key, err)
+	}
+	if mode == ModeReference && below != ModeReference && s.ofPauseImage(ctx, given.Labels) {
+		mode = ModeOverlay
 	}
 	if mode == ModeReference && given.Labels[snapshots.LabelSnapshotRef] == "" && unpacks(kind, key) {
 		return nil, fmt.Errorf("prepare snapshot %s: its client wants to unpack a layer by itself, but the layers below are held as references for guests; "+

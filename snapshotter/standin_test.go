@@ -62,6 +62,15 @@ func (f *fakeImages) Targeting(_ context.Context, d digest.Digest) (found []imag
 	return found, f.err
 }
 
+func (f *fakeImages) Names(_ context.Context, manifest digest.Digest) (names []string, err error) {
+	for _, r := range f.records {
+		if r.Target == manifest {
+			names = append(names, r.Name)
+		}
+	}
+	return names, f.err
+}
+
 func (f *fakeImages) Named(_ context.Context, name string) (images.Record, error) {
 	for _, r := range f.records {
 		if r.Name == name {

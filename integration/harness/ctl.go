@@ -13,7 +13,10 @@ import (
 )
 
 // PauseImage is the sandbox image of handlers that need one.
-const PauseImage = NodeIP + ":5000/pause:3.10"
+const PauseImage = NodeIP + ":5000/sandbox:3.10"
+
+// PauseScript is the program of PauseImage, /pause: the kernel appends its path, and tail waits for more of it.
+const PauseScript = "#!/bin/tail -f"
 
 // Ctl runs cofferctl; inside means in the node's network, where its registries and broker are.
 func (n *Node) Ctl(ctx context.Context, inside bool, args ...string) error {
@@ -28,14 +31,15 @@ func (n *Node) Ctl(ctx context.Context, inside bool, args ...string) error {
 	return nil
 }
 
-// pushPause puts a pause image into the http registry: the real one cannot be assumed to be reachable. Its process is not
-// called sleep, for which tests look in the process namespace that it shares with a pod's containers.
+// pushPause puts a pause image into the http registry: the real one cannot be assumed to be reachable. As with that, what it
+// starts tells what it is, and not its name. Its process is not called sleep, for which tests look in the process namespace
+// that it shares with a pod's containers.
 func (n *Node) pushPause(ctx context.Context) error {
 	dir := n.path("pause")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	layout, err := NewLayout(dir, ocispec.ImageConfig{Entrypoint: []string{"/bin/tail", "-f", "/dev/null"}})
+	layout, err := NewLayout(dir, ocispec.ImageConfig{Entrypoint: []string{"/pause"}})
 	if err != nil {
 		return err
 	}
@@ -46,6 +50,7 @@ func (n *Node) pushPause(ctx context.Context) error {
 	// Not the layer of the test images: containerd shares snapshots by content, and this image is unpacked on the host.
 	if err := layout.AddLayer(registrytest.NewLayer(registrytest.Gzip,
 		registrytest.Entry{Name: "bin/"}, registrytest.Entry{Name: "bin/tail", Body: string(busybox), Mode: 0o755},
+		registrytest.Entry{Name: "pause", Body: PauseScript + "\n", Mode: 0o755},
 	)); err != nil {
 		return err
 	}

@@ -122,10 +122,6 @@ func (n *Node) path(name string) string { return filepath.Join(n.Dir, name) }
 func (n *Node) StartSnapshotter(ctx context.Context) error {
 	config := fmt.Sprintf("root = %q\naddress = %q\ncontainerd_address = %q\n",
 		n.path("snapshotter"), n.path("snapshotter.sock"), n.path("containerd.sock"))
-	if n.options.Snapshotter == "" {
-		// Both runc's pods and pods with a sandbox of containerd's are made from the pause image, in any order.
-		config += "[images]\npassthrough = [\"*/pause:*\"]\n"
-	}
 	if n.defaultInstalled {
 		var patterns []string
 		for _, pattern := range n.options.GuestImages {

@@ -49,6 +49,7 @@ type Config struct {
 // Images says who unpacks what.
 type Images struct {
 	Passthrough      []string `toml:"passthrough"`
+	UnpackPause      bool     `toml:"unpack_pause"`
 	WithoutReference string   `toml:"without_reference"`
 	NamedUsers       bool     `toml:"named_users"`
 }
@@ -73,6 +74,7 @@ func Default() Config {
 		ContainerdAddress: images.DefaultAddress,
 		Images: Images{
 			Passthrough:      []string{},
+			UnpackPause:      true,
 			WithoutReference: string(snapshotter.ModeReference),
 			NamedUsers:       true,
 		},

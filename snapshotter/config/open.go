@@ -28,6 +28,9 @@ func (c Config) Open(ctx context.Context) (*snapshotter.Snapshotter, error) {
 		return nil, err
 	}
 	opts = append(opts, snapshotter.WithImages(client))
+	if c.Images.UnpackPause {
+		opts = append(opts, snapshotter.WithPauseImages())
+	}
 	if !c.Images.NamedUsers {
 		opts = append(opts, snapshotter.WithNumericUsers())
 	}
