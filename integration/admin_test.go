@@ -211,21 +211,21 @@ func testMetrics(t *testing.T, l *lab) {
 	}
 	pod := fmt.Sprintf(`{namespace="default",pod="testadmin",sandbox="%s"}`, l.pod.ID)
 	for name, ok := range map[string]func(v float64) bool{
-		`coffer_pods{state="running"}`:                             func(v float64) bool { return v == 1 },
-		`coffer_pods{state="orphan"}`:                              func(v float64) bool { return v == 0 },
-		`coffer_pod_starts_total{result="success"}`:                func(v float64) bool { return v == 1 },
-		`coffer_pod_starts_total{result="failure"}`:                func(v float64) bool { return v == 0 },
-		`coffer_pod_start_seconds_count`:                           func(v float64) bool { return v == 1 },
-		`coffer_pod_start_seconds_sum`:                             func(v float64) bool { return v > 0.1 && v < 300 },
-		`coffer_pull_seconds_sum`:                                  func(v float64) bool { return v > 0 && v < 300 },
-		`coffer_pull_bytes_total`:                                  func(v float64) bool { return v > 100<<10 && v < 10<<20 },
-		`coffer_vm_memory_bytes` + pod:                             func(v float64) bool { return v >= 512<<20 },
-		`coffer_vm_resident_memory_bytes` + pod:                    func(v float64) bool { return v > 50<<20 && v < 4<<30 },
-		`coffer_vm_cpu_seconds_total` + pod:                        func(v float64) bool { return v > 0 },
-		`coffer_shim_resident_memory_bytes` + pod:                  func(v float64) bool { return v > 5<<20 && v < 200<<20 },
-		`coffer_snapshotter_up`:                                    func(v float64) bool { return v == 1 },
-		`coffer_snapshots{kind="committed",mode="reference-only"}`: func(v float64) bool { return v == 1 },
-		`coffer_events_unreadable`:                                 func(v float64) bool { return v == 0 },
+		`coffer_pods{state="running"}`:                                                  func(v float64) bool { return v == 1 },
+		`coffer_pods{state="orphan"}`:                                                   func(v float64) bool { return v == 0 },
+		`coffer_pod_starts_total{result="success"}`:                                     func(v float64) bool { return v == 1 },
+		`coffer_pod_starts_total{result="failure"}`:                                     func(v float64) bool { return v == 0 },
+		`coffer_pod_start_seconds_count`:                                                func(v float64) bool { return v == 1 },
+		`coffer_pod_start_seconds_sum`:                                                  func(v float64) bool { return v > 0.1 && v < 300 },
+		`coffer_pull_seconds_sum`:                                                       func(v float64) bool { return v > 0 && v < 300 },
+		`coffer_pull_bytes_total`:                                                       func(v float64) bool { return v > 100<<10 && v < 10<<20 },
+		`coffer_vm_memory_bytes` + pod:                                                  func(v float64) bool { return v >= 512<<20 },
+		`coffer_vm_resident_memory_bytes` + pod:                                         func(v float64) bool { return v > 50<<20 && v < 4<<30 },
+		`coffer_vm_cpu_seconds_total` + pod:                                             func(v float64) bool { return v > 0 },
+		`coffer_shim_resident_memory_bytes` + pod:                                       func(v float64) bool { return v > 5<<20 && v < 200<<20 },
+		`coffer_snapshotter_up{snapshotter="coffer"}`:                                   func(v float64) bool { return v == 1 },
+		`coffer_snapshots{kind="committed",mode="reference-only",snapshotter="coffer"}`: func(v float64) bool { return v == 1 },
+		`coffer_events_unreadable`:                                                      func(v float64) bool { return v == 0 },
 	} {
 		if value, has := samples[name]; !has || !ok(value) {
 			t.Errorf("%s is %v (there: %v)", name, value, has)

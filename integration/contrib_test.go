@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +14,8 @@ import (
 	"github.com/coffer-project/coffer/node/doctor"
 )
 
-// TestContribContainerd: the real containerd reads each drop-in, and doctor finds the main one complete.
+// TestContribContainerd: the real containerd reads each drop-in, and doctor finds the main one complete, alone and with that of
+// node-default mode.
 func TestContribContainerd(t *testing.T) {
 	tools, err := harness.FindTools()
 	if err != nil {
@@ -30,25 +32,33 @@ func TestContribContainerd(t *testing.T) {
 				t.Errorf("%v\n%s", err, out)
 			}
 			if filepath.Base(dropIn) == "coffer.toml" {
-				checkComplete(t, tools, config)
+				checkComplete(t, tools, config, "")
 			}
 		})
 	}
+	t.Run("node-default mode", func(t *testing.T) {
+		config := mainConfig(t, "../contrib/containerd/coffer.toml", "../contrib/containerd/coffer-node-default.toml")
+		checkComplete(t, tools, config, "[node_default]\naddress = \"/run/coffer-snapshotter/default.sock\"\n")
+	})
 }
 
-// mainConfig is a configuration of containerd's that imports a drop-in. The file that it names is put where tests may write.
-func mainConfig(t *testing.T, dropIn string) string {
+// mainConfig is a configuration of containerd's that imports drop-ins. The file that they name is put where tests may write.
+func mainConfig(t *testing.T, dropIns ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	text, err := os.ReadFile(dropIn)
-	if err != nil {
+	shim := filepath.Join(dir, "shim.toml")
+	files := map[string]string{shim: "", filepath.Join(dir, "config.toml"): "version = 3\nimports = [\"" + filepath.Join(dir, "conf.d", "*.toml") + "\"]\n"}
+	if err := os.Mkdir(filepath.Join(dir, "conf.d"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	shim := filepath.Join(dir, "shim.toml")
-	for path, content := range map[string]string{
-		shim: "", filepath.Join(dir, "drop-in.toml"): strings.ReplaceAll(string(text), "/etc/coffer/shim.toml", shim),
-		filepath.Join(dir, "config.toml"): "version = 3\nimports = [\"" + filepath.Join(dir, "drop-in.toml") + "\"]\n",
-	} {
+	for _, dropIn := range dropIns {
+		text, err := os.ReadFile(dropIn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[filepath.Join(dir, "conf.d", filepath.Base(dropIn))] = strings.ReplaceAll(string(text), "/etc/coffer/shim.toml", shim)
+	}
+	for path, content := range files {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -56,14 +66,19 @@ func mainConfig(t *testing.T, dropIn string) string {
 	return filepath.Join(dir, "config.toml")
 }
 
-// checkComplete asks doctor, whose other checks do not matter here.
-func checkComplete(t *testing.T, tools harness.Tools, config string) {
+// checkComplete asks doctor, whose other checks do not matter here. snapshotter is the text of that configuration.
+func checkComplete(t *testing.T, tools harness.Tools, config, snapshotter string) {
 	t.Helper()
+	checks := []string{"containerd snapshotter", "containerd handlers", "containerd unpacking"}
 	tool := filepath.Join(tools.BuildBin, "coffer-node")
 	if _, err := os.Stat(tool); err != nil {
 		require.Missing(t, err.Error()+": run make build")
 	}
-	cmd := exec.CommandContext(t.Context(), tool, "doctor", "--json", "--containerd-config", config)
+	path := filepath.Join(t.TempDir(), "snapshotter.toml")
+	if err := os.WriteFile(path, []byte(snapshotter), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), tool, "doctor", "--json", "--containerd-config", config, "--snapshotter-config", path)
 	cmd.Env = append(os.Environ(), "PATH="+tools.BuildBin+":"+tools.CacheBin+":"+os.Getenv("PATH"))
 	out, _ := cmd.Output() // it fails where the machine is no node
 	var findings []doctor.Finding
@@ -72,15 +87,15 @@ func checkComplete(t *testing.T, tools harness.Tools, config string) {
 	}
 	good := 0
 	for _, f := range findings {
-		switch f.Check {
-		case "containerd snapshotter", "containerd handlers", "containerd unpacking":
-			if f.Status != doctor.OK {
-				t.Errorf("%+v", f)
-			}
-			good++
+		if !slices.Contains(checks, f.Check) {
+			continue
 		}
+		if f.Status != doctor.OK {
+			t.Errorf("%+v", f)
+		}
+		good++
 	}
-	if good < 3 {
+	if good < len(checks) {
 		t.Errorf("doctor did not look:\n%s", out)
 	}
 }

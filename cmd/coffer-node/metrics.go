@@ -42,14 +42,14 @@ func serveMetrics(c *cli.Context) (retErr error) {
 	if err != nil {
 		return err
 	}
-	snapshots, err := metrics.NewSnapshots(snapshotterConfig.Address)
+	registry := prometheus.NewRegistry()
+	snapshotters, err := metrics.NewSnapshotters(registry, snapshotterConfig.Sockets())
 	if err != nil {
 		return err
 	}
-	defer func() { retErr = errors.Join(retErr, snapshots.Close()) }()
-	registry := prometheus.NewRegistry()
+	defer func() { retErr = errors.Join(retErr, snapshotters.Close()) }()
 	registry.MustRegister(
-		snapshots, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		metrics.Pods{ReadFile: os.ReadFile, List: func(ctx context.Context) ([]pods.Pod, error) {
 			return pods.List(ctx, shimConfig.StateDir)
 		}},

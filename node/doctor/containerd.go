@@ -7,7 +7,6 @@ import (
 	"maps"
 	"path"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,19 +69,6 @@ type handler struct {
 	Options          struct {
 		ConfigPath string
 	} `toml:"options"`
-}
-
-// proxy finds the proxy plugin by which containerd reaches our snapshotter: the one with its address, else the one with
-// its usual name.
-func (x *Examination) proxy() (name string, found proxyPlugin, ok bool) {
-	proxies := x.containerd.Proxies
-	for _, name := range slices.Sorted(maps.Keys(proxies)) {
-		if proxies[name].Address == x.snapshotter.Address {
-			return name, proxies[name], true
-		}
-	}
-	found, ok = proxies["coffer"]
-	return "coffer", found, ok
 }
 
 // ours are the runtime handlers that run Coffer's pods, by name.
@@ -154,44 +140,6 @@ func (x *Examination) unread() []Finding {
 	return notApplicable("containerd's configuration is not known")
 }
 
-func checkProxyPlugin(_ context.Context, x *Examination) []Finding {
-	if x.containerd == nil {
-		return x.unread()
-	}
-	name, proxy, found := x.proxy()
-	if !found {
-		return fail("containerd knows no proxy plugin with the snapshotter's address "+x.snapshotter.Address, dropIn)
-	}
-	table := "proxy_plugins." + name
-	var all []Finding
-	add := func(f []Finding) { all = append(all, f...) }
-	if proxy.Type != "snapshot" {
-		add(fail(fmt.Sprintf("%s.type is %q", table, proxy.Type), `set it to "snapshot"`))
-	}
-	if proxy.Address != x.snapshotter.Address {
-		add(fail(fmt.Sprintf("%s.address is %s, and the snapshotter listens on %s", table, proxy.Address, x.snapshotter.Address), "make them the same"))
-	}
-	if proxy.Exports["enable_remote_snapshot_annotations"] != "true" {
-		add(fail(table+".exports lacks enable_remote_snapshot_annotations: the snapshotter does not learn which image a layer belongs to",
-			`set it to "true"`))
-	}
-	others := slices.DeleteFunc(slices.Clone(proxy.Capabilities), func(c string) bool { return c == remapIDs })
-	if len(others) > 0 {
-		add(fail(fmt.Sprintf("%s has capabilities %s: containerd would fetch layers", table, strings.Join(others, ", ")), "remove them"))
-	}
-	if !slices.Contains(proxy.Capabilities, remapIDs) {
-		add(warn(table+" lacks the capability remap-ids: pods with user namespaces (hostUsers: false) do not start", `set capabilities = ["remap-ids"]`))
-	}
-	if root := proxy.Exports["root"]; root != x.snapshotter.Root {
-		add(warn(fmt.Sprintf("%s.exports.root is %q, and the snapshotter's root is %s: figures of the image file system are wrong", table, root, x.snapshotter.Root),
-			"make them the same"))
-	}
-	if all == nil {
-		return ok(table + " is complete")
-	}
-	return all
-}
-
 func checkHandlers(_ context.Context, x *Examination) []Finding {
 	if x.containerd == nil {
 		return x.unread()
@@ -251,30 +199,4 @@ func (x *Examination) defaultConfig() string {
 		}
 	}
 	return shim.DefaultPath
-}
-
-// checkUnpacking is about a list that replaces containerd's own as soon as it is there.
-func checkUnpacking(_ context.Context, x *Examination) []Finding {
-	if x.containerd == nil {
-		return x.unread()
-	}
-	if x.containerd.Plugins.Images.LocalPull {
-		return notApplicable("CRI pulls by itself (use_local_image_pull)")
-	}
-	proxy, _, _ := x.proxy()
-	platform := "linux/" + runtime.GOARCH
-	var listed []string
-	for _, entry := range x.containerd.Plugins.Transfer.Unpack {
-		if strings.HasPrefix(entry.Platform, platform) {
-			listed = append(listed, entry.Snapshotter)
-		}
-	}
-	if !slices.Contains(listed, proxy) {
-		return fail(fmt.Sprintf("the transfer service's unpack_config has no entry for %s on %s: pulls fail with \"no unpack platforms defined\"", proxy, platform), dropIn)
-	}
-	if len(listed) == 1 {
-		return warn("the transfer service's unpack_config lists no other snapshotter: other pods' images are not unpacked at pull",
-			"repeat the entry of the snapshotter that they use, such as overlayfs")
-	}
-	return ok("the transfer service unpacks for " + strings.Join(listed, ", "))
 }

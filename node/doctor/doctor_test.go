@@ -51,6 +51,13 @@ func file(path, content string) func(*node) { return func(n *node) { n.host.put(
 
 func without(path string) func(*node) { return func(n *node) { n.host.drop(path) } }
 
+// nodeDefault turns node-default mode on, and forgets everything but the address and the default.
+func nodeDefault(n *node) {
+	n.snapshotterText = "[node_default]\naddress = \"/run/second.sock\"\n"
+	replace("snapshotter = 'overlayfs'", "snapshotter = 'second'")(n)
+	replace("[proxy_plugins.coffer]", "[proxy_plugins.second]\n  type = 'snapshot'\n  address = '/run/second.sock'\n  capabilities = ['remap-ids']\n[proxy_plugins.coffer]")(n)
+}
+
 func TestBrokenNodes(t *testing.T) {
 	const qemu = "/usr/bin/qemu-system-x86_64"
 	fault := errors.New("it is broken")
@@ -114,6 +121,10 @@ func TestBrokenNodes(t *testing.T) {
 			n.snapshotterText = "[node_default]\naddress = \"/run/second.sock\"\n"
 			replace("[proxy_plugins.coffer]", "[proxy_plugins.second]\n  address = '/run/second.sock'\n[proxy_plugins.coffer]")(n)
 		}, "containerd default", Warn, "overlayfs"},
+		"default not unpacked":        {nodeDefault, "containerd unpacking", Fail, "no entry for second"},
+		"default without annotations": {nodeDefault, "containerd snapshotter", Fail, "proxy_plugins.second.exports lacks enable_remote_snapshot_annotations"},
+		"default with another root":   {nodeDefault, "containerd snapshotter", Warn, "proxy_plugins.second.exports.root"},
+		"default with capabilities":   {nodeDefault, "containerd snapshotter", Fail, "proxy_plugins.second has capabilities remap-ids"},
 		"default is down": {func(n *node) {
 			replace("snapshotter = 'overlayfs'", "snapshotter = 'stargz'")(n)
 			replace("[proxy_plugins.coffer]", "[proxy_plugins.stargz]\n  address = '/run/stargz.sock'\n[proxy_plugins.coffer]")(n)
@@ -151,20 +162,29 @@ func TestBrokenNodes(t *testing.T) {
 
 // TestNodeDefault: a node whose second snapshotter is containerd's default, and one that leaves everything to guests.
 func TestNodeDefault(t *testing.T) {
-	for name, test := range map[string]struct{ snapshotter, proxies, used, want string }{
+	const unpack = "[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]\n  platform = 'linux/amd64'\n  snapshotter = 'second'\n"
+	const second = "[proxy_plugins.second]\n  type = 'snapshot'\n  address = '/run/second.sock'\n" +
+		"  [proxy_plugins.second.exports]\n    enable_remote_snapshot_annotations = 'true'\n    root = '/var/lib/coffer-snapshotter/default'\n"
+	for name, test := range map[string]struct {
+		snapshotter, tables, used string
+		wants                     []string
+	}{
 		"node-default mode": {
-			"[node_default]\naddress = \"/run/second.sock\"\n",
-			"[proxy_plugins.second]\n  address = '/run/second.sock'\n[proxy_plugins.coffer]", "second", "second decides image by image",
+			"[node_default]\naddress = \"/run/second.sock\"\n", unpack + second, "second",
+			[]string{"second decides image by image", "unpacks for overlayfs, coffer, second", "proxy_plugins.coffer and proxy_plugins.second: complete"},
 		},
-		"all for guests": {"", "[proxy_plugins.coffer]", "coffer", "every image is left to guests"},
+		"all for guests": {"", "", "coffer", []string{"every image is left to guests"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := healthy()
 			n.snapshotterText = test.snapshotter
-			replace("[proxy_plugins.coffer]", test.proxies)(n)
+			replace("[proxy_plugins.coffer]", test.tables+"[proxy_plugins.coffer]")(n)
 			replace("snapshotter = 'overlayfs'", "snapshotter = '"+test.used+"'")(n)
-			if text := asJSON(t, n.examine(t)); !strings.Contains(text, test.want) {
-				t.Errorf("no %q in\n%s", test.want, text)
+			text := asJSON(t, n.examine(t))
+			for _, want := range test.wants {
+				if !strings.Contains(text, want) {
+					t.Errorf("no %q in\n%s", want, text)
+				}
 			}
 		})
 	}

@@ -3,8 +3,6 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 )
 
 // checkDefault looks at what happens to pulls that name no handler, as kubelet's do unless its gate
@@ -15,12 +13,7 @@ func checkDefault(ctx context.Context, x *Examination) []Finding {
 	}
 	used, second := x.containerd.Plugins.Images.Snapshotter, x.snapshotter.NodeDefault.Address
 	ours, _, _ := x.proxy()
-	named := ""
-	for _, name := range slices.Sorted(maps.Keys(x.containerd.Proxies)) {
-		if second != "" && x.containerd.Proxies[name].Address == second {
-			named = name
-		}
-	}
+	named := x.second()
 	const cure = "put contrib/containerd/coffer-node-default.toml into containerd's imports, set node_default.address, restart both"
 	switch {
 	case second != "" && named == "":

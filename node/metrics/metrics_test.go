@@ -238,13 +238,12 @@ coffer_vm_resident_memory_bytes{namespace="default",pod="web",sandbox="s1"} %d
 // TestServe: scrapes work, also while the snapshotter is away, and end with the program.
 func TestServe(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "m")
-	snapshots, err := NewSnapshots(filepath.Join(t.TempDir(), "none"))
+	registry := prometheus.NewRegistry()
+	snapshotters, err := NewSnapshotters(registry, map[string]string{"coffer": filepath.Join(t.TempDir(), "none")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer snapshots.Close()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(snapshots)
+	defer snapshotters.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	killed, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -272,7 +271,7 @@ func TestServe(t *testing.T) {
 	}
 	defer response.Body.Close()
 	var text strings.Builder
-	if err := response.Write(&text); err != nil || !strings.Contains(text.String(), "\ncoffer_snapshotter_up 0\n") {
+	if err := response.Write(&text); err != nil || !strings.Contains(text.String(), "\ncoffer_snapshotter_up{snapshotter=\"coffer\"} 0\n") {
 		t.Errorf("scraped %v:\n%s", err, text.String())
 	}
 	cancel()

@@ -24,39 +24,66 @@ var (
 	descSnapshots = desc("snapshots", "Snapshots by mode (reference-only: left to guests, passthrough: unpacked on this host) and kind.", "mode", "kind")
 )
 
-// Snapshots collects the snapshotter's figures over its own socket. It implements prometheus.Collector.
-type Snapshots struct {
+// labelSnapshotter tells the snapshotters of one node apart.
+const labelSnapshotter = "snapshotter"
+
+// Snapshotters collects the figures of a node's snapshotters, each over its own socket.
+type Snapshotters []*source
+
+// NewSnapshotters registers a collector for each snapshotter at a socket, by the name that its figures are to have. None
+// need be there yet. The caller closes what it returns.
+func NewSnapshotters(to prometheus.Registerer, addresses map[string]string) (_ Snapshotters, retErr error) {
+	var all Snapshotters
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, all.Close())
+		}
+	}()
+	for name, address := range addresses {
+		conn, err := images.Dial(address)
+		if err != nil {
+			return nil, fmt.Errorf("dial snapshotter %s: %w", name, err)
+		}
+		s := &source{name: name, client: snapshotsapi.NewSnapshotsClient(conn), conn: conn}
+		all = append(all, s)
+		if err := prometheus.WrapRegistererWith(prometheus.Labels{labelSnapshotter: name}, to).Register(s); err != nil {
+			return nil, fmt.Errorf("collect from snapshotter %s: %w", name, err)
+		}
+	}
+	return all, nil
+}
+
+// Close drops the connections.
+func (all Snapshotters) Close() error {
+	var faults []error
+	for _, s := range all {
+		faults = append(faults, s.conn.Close())
+	}
+	return errors.Join(faults...)
+}
+
+// source collects the figures of one. It implements prometheus.Collector.
+type source struct {
+	name   string
 	client snapshotsapi.SnapshotsClient
 	conn   *grpc.ClientConn
 }
 
-// NewSnapshots returns the collector for the snapshotter at a socket, which need not be there yet.
-func NewSnapshots(address string) (*Snapshots, error) {
-	conn, err := images.Dial(address)
-	if err != nil {
-		return nil, fmt.Errorf("dial snapshotter: %w", err)
-	}
-	return &Snapshots{client: snapshotsapi.NewSnapshotsClient(conn), conn: conn}, nil
-}
-
-// Close drops the connection.
-func (s *Snapshots) Close() error { return s.conn.Close() }
-
 // Describe implements prometheus.Collector.
-func (*Snapshots) Describe(to chan<- *prometheus.Desc) {
+func (*source) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descUp, descAnswer, descSnapshots} {
 		to <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (s *Snapshots) Collect(to chan<- prometheus.Metric) {
+func (s *source) Collect(to chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit) // Prometheus gives a collector no context
 	defer cancel()
 	began := time.Now()
 	counts, err := s.count(ctx)
 	if err != nil {
-		log.G(ctx).WithError(err).Warn("snapshotter does not answer")
+		log.G(ctx).WithError(err).WithField(labelSnapshotter, s.name).Warn("snapshotter does not answer")
 		to <- prometheus.MustNewConstMetric(descUp, prometheus.GaugeValue, 0)
 		return
 	}
@@ -69,7 +96,7 @@ func (s *Snapshots) Collect(to chan<- prometheus.Metric) {
 
 type snapshotKey struct{ mode, kind string }
 
-func (s *Snapshots) count(ctx context.Context) (map[snapshotKey]int, error) {
+func (s *source) count(ctx context.Context) (map[snapshotKey]int, error) {
 	ctx = metadata.AppendToOutgoingContext(ctx, "containerd-namespace", "k8s.io")
 	stream, err := s.client.List(ctx, &snapshotsapi.ListSnapshotsRequest{})
 	if err != nil {

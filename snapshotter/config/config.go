@@ -84,6 +84,15 @@ func Default() Config {
 	}
 }
 
+// Sockets are those of the snapshotters that the program serves, by the names that they have in contrib/containerd.
+func (c Config) Sockets() map[string]string {
+	sockets := map[string]string{"coffer": c.Address}
+	if c.NodeDefault.Address != "" {
+		sockets["coffer-default"] = c.NodeDefault.Address
+	}
+	return sockets
+}
+
 // DefaultText returns the defaults as a commented file.
 func DefaultText() string { return defaultText }
 
