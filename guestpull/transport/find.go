@@ -85,6 +85,5 @@ func newVsock(cid uint32) *Transport {
 	return &Transport{
 		kind:   "vsock",
 		listen: func(port uint32) (net.Listener, error) { return vsock.ListenContextID(cid, port, nil) },
-		close:  func() error { return nil },
 	}
 }

@@ -21,16 +21,13 @@ type serial struct {
 	node  string
 	board *switchboard
 
-	start  sync.Once
-	ctx    context.Context // the channel's own life: there is no call that could carry it
-	cancel context.CancelFunc
-	ended  chan struct{}
+	start sync.Once
+	ctx   context.Context // the channel's own life: there is no call that could carry it
 }
 
 func newSerial(ctx context.Context, node string) *Transport {
-	s := &serial{node: node, board: newSwitchboard(), ended: make(chan struct{})}
-	s.ctx, s.cancel = context.WithCancel(ctx)
-	return &Transport{kind: "serial", listen: s.listen, close: s.close}
+	s := &serial{node: node, board: newSwitchboard(), ctx: ctx}
+	return &Transport{kind: "serial", listen: s.listen}
 }
 
 // listen registers the port. The first listener also starts the service, so that an early caller from the host waits in
@@ -44,18 +41,9 @@ func (s *serial) listen(port uint32) (net.Listener, error) {
 	return l, nil
 }
 
-func (s *serial) close() error {
-	s.cancel()
-	s.start.Do(func() { close(s.ended) })
-	<-s.ended
-	s.board.shut(net.ErrClosed)
-	return nil
-}
-
 // run serves one host after the other. It ends with ctx, or with an error of the device, which every listener then
 // returns.
 func (s *serial) run() {
-	defer close(s.ended)
 	last := none
 	for {
 		var err error

@@ -13,11 +13,11 @@ import (
 type Transport struct {
 	kind   string
 	listen func(port uint32) (net.Listener, error)
-	close  func() error
 }
 
 // Find waits for a control channel to appear: the virtio serial port of proto/mux or a vsock device, the port first. Once
-// it is found, serving lasts until ctx ends or Close is called. When ctx ends before, the error says what was missing.
+// it is found, a serial channel with all its listeners serves until ctx ends. When ctx ends before, the error says what was
+// missing.
 func Find(ctx context.Context) (*Transport, error) {
 	t, err := waitForChannel(ctx, sysfs{root: "/sys", dev: "/dev", cid: vsock.ContextID})
 	if err != nil {
@@ -39,6 +39,3 @@ func (t *Transport) Listen(_ context.Context, port uint32) (net.Listener, error)
 	}
 	return l, nil
 }
-
-// Close ends all sessions and listeners of a serial channel; vsock listeners end by their own Close.
-func (t *Transport) Close() error { return t.close() }

@@ -20,7 +20,7 @@ import (
 	shim "github.com/coffer-project/coffer/shim/config"
 	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/network"
-	"github.com/coffer-project/coffer/shim/vm/qemu"
+	"github.com/coffer-project/coffer/shim/plugin/driver"
 	"github.com/coffer-project/coffer/snapshotter/images"
 )
 
@@ -34,15 +34,11 @@ func RealProbes() Probes {
 
 // boot decides as the shim does, and leaves what it found out where the shim will look.
 func boot(ctx context.Context, c *shim.Config) (accelerator, reason string, err error) {
-	driver, err := qemu.NewDriver(qemu.Options{
-		Binary: c.Hypervisor.Path, Accelerator: qemu.Accelerator(c.Hypervisor.Accelerator), CPUModel: c.Hypervisor.CPUModel,
-		Transport: qemu.Transport(c.Hypervisor.Transport), Seccomp: c.Hypervisor.Seccomp, ConsoleLines: c.Guest.ConsoleLines,
-		ShutdownGrace: c.Hypervisor.ShutdownGrace.Duration, ProbeTimeout: c.Hypervisor.ProbeTimeout.Duration, CacheDir: c.StateDir,
-	})
+	d, err := driver.New(c)
 	if err != nil {
 		return "", "", err
 	}
-	taken, reason, err := driver.Probe(ctx, c.Hypervisor.Kernel)
+	taken, reason, err := d.Probe(ctx, c.Hypervisor.Kernel)
 	return string(taken), reason, err
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/coffer-project/coffer/shim/manager"
 	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/network"
+	"github.com/coffer-project/coffer/shim/plugin/driver"
 	"github.com/coffer-project/coffer/shim/sandbox"
 	"github.com/coffer-project/coffer/shim/vm"
 	"github.com/coffer-project/coffer/shim/vm/qemu"
@@ -58,17 +59,11 @@ func loadConfig(path string) (*config.Config, error) {
 }
 
 func newDriver(c *config.Config) (vm.Driver, error) {
-	return qemu.NewDriver(qemu.Options{
-		Binary:        c.Hypervisor.Path,
-		Accelerator:   qemu.Accelerator(c.Hypervisor.Accelerator),
-		CPUModel:      c.Hypervisor.CPUModel,
-		Transport:     qemu.Transport(c.Hypervisor.Transport),
-		Seccomp:       c.Hypervisor.Seccomp,
-		ConsoleLines:  c.Guest.ConsoleLines,
-		ShutdownGrace: c.Hypervisor.ShutdownGrace.Duration,
-		ProbeTimeout:  c.Hypervisor.ProbeTimeout.Duration,
-		CacheDir:      c.StateDir,
-	})
+	d, err := driver.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // hostNetwork is package network as the pod wants it.
