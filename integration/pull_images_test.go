@@ -132,6 +132,8 @@ func pullImages(t *testing.T, node *harness.Node) {
 	t.Run("same layers, other keys", s.sameLayersOtherKeys)
 	t.Run("fidelity", s.fidelity)
 	t.Run("file capability", s.fileCapability)
+	t.Run("image config", s.imageConfig)
+	t.Run("tampered config", s.tamperedConfig)
 	t.Run("absent from the registry", func(t *testing.T) {
 		// What goes wrong before the guest is asked is containerd's to tell.
 		if err := s.pod.Pull(t.Context(), s.registry.host()+"/nothing:v1"); err == nil || !strings.Contains(err.Error(), "not found") {

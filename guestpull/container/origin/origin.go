@@ -180,10 +180,14 @@ func entries(all []Variable) []string {
 }
 
 // JudgeUser compares who the process runs as with who the image says. Both are resolved: the ids are those of the image's
-// own files. groups are all of the process's additional groups.
+// own files, additional groups in order. Whether the primary group is among those changes nothing.
 func (p *Process) JudgeUser(runs, verified specs.User) {
 	p.User = Host
-	if runs.UID == verified.UID && runs.GID == verified.GID && slices.Equal(runs.AdditionalGids, verified.AdditionalGids) {
+	if runs.UID == verified.UID && runs.GID == verified.GID && slices.Equal(others(runs), others(verified)) {
 		p.User = Image
 	}
+}
+
+func others(u specs.User) []uint32 {
+	return slices.DeleteFunc(slices.Clone(u.AdditionalGids), func(gid uint32) bool { return gid == u.GID })
 }

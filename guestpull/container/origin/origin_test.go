@@ -117,7 +117,8 @@ func TestUser(t *testing.T) {
 		"other user":   {specs.User{UID: 0, GID: 2}, specs.User{UID: 1, GID: 2}, Host},
 		"other group":  {specs.User{UID: 1}, specs.User{UID: 1, GID: 2}, Host},
 		"more groups":  {specs.User{AdditionalGids: []uint32{0, 9}}, specs.User{AdditionalGids: []uint32{0}}, Host},
-		"fewer groups": {specs.User{}, specs.User{AdditionalGids: []uint32{0}}, Host},
+		"fewer groups": {specs.User{}, specs.User{AdditionalGids: []uint32{9}}, Host},
+		"own group":    {specs.User{GID: 7, AdditionalGids: []uint32{9}}, specs.User{GID: 7, AdditionalGids: []uint32{7, 9}}, Image},
 	} {
 		if p.JudgeUser(tc.runs, tc.verified); p.User != tc.want {
 			t.Errorf("%s: %s, want %s", name, p.User, tc.want)
