@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -123,6 +124,10 @@ func testPs(t *testing.T, l *lab) {
 	text, err := l.node.Admin(l.ctx(t), "ps", "--config", l.node.ConfigPath("shim"))
 	if err != nil || !strings.Contains(text, "default/testadmin") || !strings.Contains(text, "1 running") {
 		t.Errorf("table: %v\n%s", err, text)
+	}
+	text, err = l.node.Admin(l.ctx(t), "pulls", "--config", l.node.ConfigPath("shim"))
+	if fields := strings.Fields(text); err != nil || strings.Count(text, "\n") != 2 || !slices.Contains(fields, "default/testadmin") || !slices.Contains(fields, "done") {
+		t.Errorf("pulls: %v\n%s", err, text)
 	}
 }
 

@@ -39,7 +39,8 @@ func TestWire(t *testing.T) {
 	for _, file := range []protoreflect.FileDescriptor{
 		aa.File_proto_aa_aa_proto, agent.File_proto_agent_agent_proto, agent.File_proto_agent_stats_proto,
 		cdh.File_proto_cdh_cdh_proto, guestpull.File_proto_guestpull_v1_diagnostics_proto,
-		guestpull.File_proto_guestpull_v1_forward_proto,
+		guestpull.File_proto_guestpull_v1_forward_proto, guestpull.File_proto_guestpull_v1_progress_proto,
+		guestpull.File_proto_guestpull_v1_files_proto,
 		health.File_proto_health_health_proto, keyprovider.File_proto_keyprovider_keyprovider_proto,
 		oci.File_proto_oci_oci_proto, types.File_proto_types_types_proto,
 	} {

@@ -1,5 +1,5 @@
 // Command coffer-node is the host's half of cofferctl, for a node's admin: what is wrong with the node, which pods it has,
-// what their guests say on their consoles, and figures for Prometheus. Like all of the host's programs it can decrypt
+// how far their image pulls are, what their guests say on their consoles, and figures for Prometheus. Like all of the host's programs it can decrypt
 // nothing. `cofferctl doctor` and its like run it.
 package main
 
@@ -50,7 +50,7 @@ func app(out io.Writer) *cli.App {
 		// Errors are printed by main alone, and tests run the app.
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			doctorCommand(), psCommand(), consoleCommand(), cleanCommand(), configCommand(), metricsCommand(),
+			doctorCommand(), psCommand(), pullsCommand(), consoleCommand(), cleanCommand(), configCommand(), metricsCommand(),
 		},
 	}
 }

@@ -55,6 +55,15 @@ func TestNoPods(t *testing.T) {
 	if text, err := run(t, "ps", "--config", config); err != nil || strings.Count(text, "\n") != 1 {
 		t.Errorf("ps: %q, %v", text, err)
 	}
+	if text, err := run(t, "pulls", "--config", config); err != nil || strings.Count(text, "\n") != 1 {
+		t.Errorf("pulls: %q, %v", text, err)
+	}
+	if text, err := run(t, "pulls", "--json", "--config", config); err != nil || text != "[]\n" {
+		t.Errorf("pulls --json: %q, %v", text, err)
+	}
+	if _, err := run(t, "pulls", "--json", "--watch", "--config", config); err == nil || !strings.Contains(err.Error(), "usage") {
+		t.Errorf("pulls --json --watch: %v", err)
+	}
 	if text, err := run(t, "ps", "--json", "--config", config); err != nil || text != "[]\n" {
 		t.Errorf("ps --json: %q, %v", text, err)
 	}

@@ -21,6 +21,7 @@ func nodeCommands() []*cli.Command {
 	for _, c := range []struct{ name, usage string }{
 		{"doctor", "examine this node and say what to do about each fault"},
 		{"ps", "list this node's pods, and what killed shims have left"},
+		{"pulls", "show how far guests are with the images of their containers, and how long they took"},
 		{"console", "show what a pod's guest has written to its console"},
 		{"clean", "release what killed shims have left and containerd has forgotten"},
 		{"config", "print or check the configuration of the shim or the snapshotter"},

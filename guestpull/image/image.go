@@ -145,8 +145,10 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 		Report:         rec.report(found),
 	}
 	rec.pull.stage(stageDone)
+	done := rec.pull.final()
 	log.G(ctx).WithFields(log.Fields{
 		"container": req.ContainerID, "image": req.Reference, "digest": found.digest, "layers": len(dirs), "t_pull": time.Since(start),
+		"bytes": done.BytesFetched, "bytes_per_s": done.Rate,
 	}).Info("image pulled")
 	return img, nil
 }

@@ -41,13 +41,21 @@ type Progress struct {
 	// Layers and Bytes, the sum of the layers' packed sizes, are 0 until the image is resolved.
 	Layers, LayersDone  int
 	Bytes, BytesFetched int64
+	// Rate is bytes fetched per second, of late while the pull goes on, and over the whole of it at its end.
+	Rate int64
+	// Took is the time since the pull began, or how long it took.
+	Took time.Duration
 }
+
+// ended tells whether no more will change.
+func (p *Progress) ended() bool { return p.Stage == stageDone || p.Stage == stageFailed }
 
 // Proto returns the progress as the host gets it.
 func (p *Progress) Proto() *guestpull.PullProgress {
 	return &guestpull.PullProgress{
 		Serial: p.Serial, Reference: p.Reference, ManifestDigest: p.ManifestDigest.String(), Phase: p.Stage,
 		Layers: uint32(p.Layers), LayersDone: uint32(p.LayersDone), Bytes: p.Bytes, BytesFetched: p.BytesFetched,
+		BytesPerSecond: p.Rate, Micros: p.Took.Microseconds(),
 	}
 }
 
@@ -65,6 +73,8 @@ type tracked struct {
 	tracker *Tracker
 	state   Progress
 	told    int64 // bytes that the serial stands for
+	began   time.Time
+	meter   meter
 }
 
 // NewTracker returns a Tracker that knows of no pull.
@@ -89,8 +99,7 @@ func (t *Tracker) Wait(ctx context.Context, containerID string, seen uint64) (*P
 	for late := false; ; {
 		if p, ok := t.pulls[containerID]; ok && (p.state.Serial > seen || late) {
 			p.told = p.state.BytesFetched
-			state := p.state
-			return &state, nil
+			return p.now(), nil
 		}
 		if late {
 			return nil, fmt.Errorf("no pull for container %s: %w", containerID, errdefs.ErrNotFound)
@@ -117,6 +126,27 @@ func (t *Tracker) Wait(ctx context.Context, containerID string, seen uint64) (*P
 	}
 }
 
+// Latest returns the progress of a container's latest pull as it is. NotFound: nothing is known.
+func (t *Tracker) Latest(containerID string) (*Progress, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, ok := t.pulls[containerID]
+	if !ok {
+		return nil, fmt.Errorf("no pull for container %s: %w", containerID, errdefs.ErrNotFound)
+	}
+	return p.now(), nil
+}
+
+// now completes the progress by what depends on the time. The lock is held.
+func (p *tracked) now() *Progress {
+	state := p.state
+	if !state.ended() {
+		state.Took = time.Since(p.began)
+		state.Rate = p.meter.rate(state.Took, state.BytesFetched)
+	}
+	return &state
+}
+
 // stamp makes a pull newer than whatever was seen of it. The lock is held.
 func (t *Tracker) stamp(p *tracked) {
 	t.serial++
@@ -125,7 +155,7 @@ func (t *Tracker) stamp(p *tracked) {
 
 // begin starts to follow a pull.
 func (t *Tracker) begin(containerID, reference string) *tracked {
-	p := &tracked{tracker: t, state: Progress{Reference: reference, Stage: stageResolve}}
+	p := &tracked{tracker: t, began: time.Now(), state: Progress{Reference: reference, Stage: stageResolve}}
 	t.mu.Lock()
 	t.pulls[containerID] = p
 	t.mu.Unlock()
@@ -161,7 +191,21 @@ func (p *tracked) resolved(found *resolved) {
 	})
 }
 
-func (p *tracked) stage(stage string) { p.change(func(s *Progress) { s.Stage = stage }) }
+func (p *tracked) stage(stage string) {
+	p.change(func(s *Progress) {
+		if s.Stage = stage; s.ended() {
+			s.Took = time.Since(p.began)
+			s.Rate = int64(float64(s.BytesFetched) / max(s.Took, time.Microsecond).Seconds())
+		}
+	})
+}
+
+// final returns the progress after its end.
+func (p *tracked) final() Progress {
+	p.tracker.mu.Lock()
+	defer p.tracker.mu.Unlock()
+	return p.state
+}
 
 func (p *tracked) layerDone() { p.change(func(s *Progress) { s.LayersDone++ }) }
 

@@ -55,8 +55,14 @@ func TestProgress(t *testing.T) {
 	if fetching.Stage != "fetch" || fetching.Layers != len(layers) || fetching.Bytes != total || fetching.BytesFetched >= total {
 		t.Errorf("while a layer hangs: %+v", fetching)
 	}
-	if fetching.Proto().GetManifestDigest() == "" {
-		t.Error("the manifest is not named")
+	if p := fetching.Proto(); p.GetManifestDigest() == "" || p.GetMicros() <= 0 {
+		t.Errorf("the host is told %v", p)
+	}
+	if now, err := tracker.Latest("c"); err != nil || now.Took <= fetching.Took || now.LayersDone != 1 {
+		t.Errorf("as it is: %+v, %v", now, err)
+	}
+	if _, err := tracker.Latest("nobody"); !errdefs.IsNotFound(err) {
+		t.Errorf("progress of nothing: %v", err)
 	}
 	cancel()
 	if err := <-pulled; err == nil {
@@ -70,7 +76,7 @@ func TestProgress(t *testing.T) {
 	if _, err := p.Pull(t.Context(), image.Request{ContainerID: "c", Reference: ref}); err != nil {
 		t.Fatal(err)
 	}
-	if last := await(t, tracker, func(p *image.Progress) bool { return p.Stage == "done" }); last.LayersDone != len(layers) || last.BytesFetched != total {
+	if last := await(t, tracker, func(p *image.Progress) bool { return p.Stage == "done" }); last.LayersDone != len(layers) || last.BytesFetched != total || last.Rate <= 0 || last.Took <= 0 {
 		t.Errorf("at the end: %+v", last)
 	}
 }

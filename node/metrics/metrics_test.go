@@ -190,7 +190,7 @@ func TestPods(t *testing.T) {
 				{
 					Record: sandbox.Record{ID: "s1", PodName: "web", PodNamespace: "default", ShimPID: 43, CreatedAt: time.Unix(100, 0)},
 					Report: &sandbox.Report{State: "running", VMPID: 42, VCPUs: 2, MemoryMiB: 512, Containers: map[string]sandbox.ContainerReport{
-						"a": {State: "creating", Progress: &sandbox.Progress{}}, "b": {State: "running"},
+						"a": {State: "creating", Progress: &sandbox.Progress{BytesPerSecond: 1000}}, "b": {State: "running"},
 					}},
 				},
 				{Record: sandbox.Record{ID: "s2"}, Orphan: true},
@@ -207,6 +207,9 @@ func TestPods(t *testing.T) {
 # HELP coffer_pulls_in_progress Containers whose images are being pulled in guests.
 # TYPE coffer_pulls_in_progress gauge
 coffer_pulls_in_progress 1
+# HELP coffer_pulls_fetching_bytes_per_second Bytes of layers per second that guests fetch now, all pulls together.
+# TYPE coffer_pulls_fetching_bytes_per_second gauge
+coffer_pulls_fetching_bytes_per_second 1000
 # HELP coffer_vm_cpu_seconds_total Processor time that the pod's VM has used on this host.
 # TYPE coffer_vm_cpu_seconds_total counter
 coffer_vm_cpu_seconds_total{namespace="default",pod="web",sandbox="s1"} 2
@@ -217,7 +220,7 @@ coffer_vm_memory_bytes{namespace="default",pod="web",sandbox="s1"} 5.36870912e+0
 # TYPE coffer_vm_resident_memory_bytes gauge
 coffer_vm_resident_memory_bytes{namespace="default",pod="web",sandbox="s1"} %d
 `, 7*os.Getpagesize())
-	if err := testutil.CollectAndCompare(collector, strings.NewReader(want), "coffer_pulls_in_progress", "coffer_vm_cpu_seconds_total",
+	if err := testutil.CollectAndCompare(collector, strings.NewReader(want), "coffer_pulls_in_progress", "coffer_pulls_fetching_bytes_per_second", "coffer_vm_cpu_seconds_total",
 		"coffer_vm_memory_bytes", "coffer_vm_resident_memory_bytes", "coffer_shim_resident_memory_bytes"); err != nil {
 		t.Error(err)
 	}

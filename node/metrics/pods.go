@@ -34,6 +34,7 @@ var (
 
 	descPods      = desc("pods", "Pods of this node by state; orphan: the shim was killed and what it held is not released.", "state")
 	descPulling   = desc("pulls_in_progress", "Containers whose images are being pulled in guests.")
+	descPullRate  = desc("pulls_fetching_bytes_per_second", "Bytes of layers per second that guests fetch now, all pulls together.")
 	descVMMemory  = desc("vm_memory_bytes", "Memory that the pod's VM was given.", podLabels...)
 	descVMRSS     = desc("vm_resident_memory_bytes", "Memory that the pod's VM occupies on this host.", podLabels...)
 	descVMCPUs    = desc("vm_vcpus", "Virtual processors of the pod's VM.", podLabels...)
@@ -52,7 +53,7 @@ type Pods struct {
 
 // Describe implements prometheus.Collector.
 func (Pods) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descPods, descPulling, descVMMemory, descVMRSS, descVMCPUs, descVMCPU, descShimRSS, descStartTime} {
+	for _, d := range []*prometheus.Desc{descPods, descPulling, descPullRate, descVMMemory, descVMRSS, descVMCPUs, descVMCPU, descShimRSS, descStartTime} {
 		to <- d
 	}
 }
@@ -67,7 +68,7 @@ func (p Pods) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.NewInvalidMetric(descPods, err)
 		return
 	}
-	counts, pulling := map[string]int{}, 0
+	counts, pulling, rate := map[string]int{}, 0, 0.0
 	for _, state := range states {
 		counts[state] = 0
 	}
@@ -78,6 +79,7 @@ func (p Pods) Collect(to chan<- prometheus.Metric) {
 			for _, c := range pod.Report.Containers {
 				if c.Progress != nil {
 					pulling++
+					rate += float64(c.Progress.BytesPerSecond)
 				}
 			}
 			p.collect(to, pod)
@@ -87,6 +89,7 @@ func (p Pods) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(descPods, prometheus.GaugeValue, float64(count), state)
 	}
 	to <- prometheus.MustNewConstMetric(descPulling, prometheus.GaugeValue, float64(pulling))
+	to <- prometheus.MustNewConstMetric(descPullRate, prometheus.GaugeValue, rate)
 }
 
 // collect sends one pod's figures; those of processes that have ended meanwhile are left out.

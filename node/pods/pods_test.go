@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,5 +179,29 @@ func TestClean(t *testing.T) {
 	}
 	if err := Clean(t.Context(), &Pod{StateDir: filepath.Join(root, "gone"), Orphan: true}); err != nil {
 		t.Errorf("a directory that is gone: %v", err)
+	}
+}
+
+func TestPulls(t *testing.T) {
+	found := []Pod{
+		{Record: sandbox.Record{ID: "s1", PodName: "web", PodNamespace: "default"}, Report: &sandbox.Report{Containers: map[string]sandbox.ContainerReport{
+			"a": {State: "running", Image: "i:1", CreateMicros: 2_500_000, FilesMicros: 500_000, Layers: []sandbox.Layer{
+				{CompressedBytes: 1000, UnpackedBytes: 3000}, {CompressedBytes: 500}, // the second one was there
+			}},
+			"b": {State: "creating", Image: "i:2", Progress: &sandbox.Progress{Phase: "fetch", Bytes: 5, TotalBytes: 9, BytesPerSecond: 3, Micros: 7}},
+			"c": {State: "running"},
+		}}},
+		{Record: sandbox.Record{ID: "s2"}, Orphan: true},
+	}
+	pulls := Pulls(found)
+	want := []Pull{
+		{Pod: "default/web", Sandbox: "s1", Container: "b", Image: "i:2", Phase: "fetch", Bytes: 5, TotalBytes: 9, BytesPerSecond: 3, Micros: 7},
+		{
+			Pod: "default/web", Sandbox: "s1", Container: "a", Image: "i:1", Phase: PhaseDone, Layers: 2, LayersDone: 2,
+			Bytes: 1000, TotalBytes: 1500, BytesPerSecond: 500, Micros: 2_000_000,
+		},
+	}
+	if !slices.Equal(pulls, want) {
+		t.Errorf("got %+v, want %+v", pulls, want)
 	}
 }

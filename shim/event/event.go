@@ -38,6 +38,7 @@ const (
 	keyLayers     = "layers"
 	keyLayersDone = "layers_done"
 	keyMicros     = "micros"
+	keyRate       = "bytes_per_second"
 	keyError      = "error"
 	keyStep       = "step." // and a step's name
 )
@@ -58,6 +59,8 @@ type Event struct {
 	Layers, LayersDone uint32
 	// Bytes are those fetched of Total, as they are in the registry. 0 for what is not known.
 	Bytes, Total int64
+	// Rate is how many bytes the guest fetches in a second, of late; 0 at the end.
+	Rate int64
 	// Took is how long the whole took, in an event that ends it; Steps are its parts by name.
 	Took  time.Duration
 	Steps map[string]time.Duration
@@ -77,6 +80,7 @@ func (e *Event) Encode() *transfer.Progress {
 	note(keyLayers, strconv.FormatUint(uint64(e.Layers), 10))
 	note(keyLayersDone, strconv.FormatUint(uint64(e.LayersDone), 10))
 	note(keyMicros, strconv.FormatInt(e.Took.Microseconds(), 10))
+	note(keyRate, strconv.FormatInt(e.Rate, 10))
 	note(keyError, strings.ToValidUTF8(e.Error[:min(len(e.Error), maxError)], ""))
 	for name, took := range e.Steps {
 		notes[keyStep+name] = strconv.FormatInt(took.Microseconds(), 10)
@@ -102,6 +106,7 @@ func Decode(topic string, p *transfer.Progress) (*Event, error) {
 		return max(n, 0)
 	}
 	e.Layers, e.LayersDone = uint32(number(keyLayers)), uint32(number(keyLayersDone))
+	e.Rate = number(keyRate)
 	e.Took = time.Duration(number(keyMicros)) * time.Microsecond
 	for key := range notes {
 		if name, ok := strings.CutPrefix(key, keyStep); ok {

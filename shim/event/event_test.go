@@ -16,7 +16,7 @@ func TestRoundTrip(t *testing.T) {
 	for name, want := range map[string]Event{
 		"pull": {
 			Topic: PullProgress, Sandbox: "s", Container: "c", Name: "r.example/app:1", Digest: "sha256:00", Phase: "fetch",
-			Layers: 3, LayersDone: 1, Bytes: 5, Total: 9, Steps: map[string]time.Duration{},
+			Layers: 3, LayersDone: 1, Bytes: 5, Total: 9, Rate: 4, Steps: map[string]time.Duration{},
 		},
 		"pod": {
 			Topic: PodStarted, Sandbox: "s", Name: "default/web", Phase: "started", Took: 2 * time.Second,

@@ -78,16 +78,16 @@ func TestPullEvents(t *testing.T) {
 	finish := h.createSlowly("c", nil)
 	manifest := digest.FromString("manifest")
 	must(t, h.guest.Progress(h.ctx, &guestpullpb.PullProgress{
-		Serial: 1, Phase: "fetch", ManifestDigest: manifest.String(), Layers: 3, LayersDone: 1, Bytes: 100, BytesFetched: 40,
+		Serial: 1, Phase: "fetch", ManifestDigest: manifest.String(), Layers: 3, LayersDone: 1, Bytes: 100, BytesFetched: 40, BytesPerSecond: 20,
 	}))
 	e := h.events.awaitOurs(t, event.PullProgress)
 	if e.Sandbox != podID || e.Container != "c" || e.Name != "registry.example/app:1" || e.Digest != manifest.String() {
 		t.Errorf("event names %+v", e)
 	}
-	if e.Phase != "fetch" || e.Layers != 3 || e.LayersDone != 1 || e.Bytes != 40 || e.Total != 100 {
+	if e.Phase != "fetch" || e.Layers != 3 || e.LayersDone != 1 || e.Bytes != 40 || e.Rate != 20 || e.Total != 100 {
 		t.Errorf("event tells %+v", e)
 	}
-	if c := h.report().Containers["c"]; c.State != "creating" || c.Progress == nil || c.Progress.Bytes != 40 {
+	if c := h.report().Containers["c"]; c.State != "creating" || c.Progress == nil || c.Progress.Bytes != 40 || c.Progress.BytesPerSecond != 20 || c.Progress.Micros <= 0 {
 		t.Errorf("report of the container meanwhile is %+v", c)
 	}
 	must(t, finish())
@@ -118,7 +118,7 @@ func TestHostilePull(t *testing.T) {
 	finish := h.createSlowly("c", nil)
 	for i, news := range []*guestpullpb.PullProgress{
 		{Phase: "owned\x1b[2J", Reference: "evil", ManifestDigest: strings.Repeat("x", 1<<20), Bytes: -1, BytesFetched: 1 << 62},
-		{Phase: "fetch", Layers: 1 << 31, LayersDone: 1<<32 - 1, Bytes: 10, BytesFetched: 1 << 62, ManifestDigest: "sha256:zz"},
+		{Phase: "fetch", Layers: 1 << 31, LayersDone: 1<<32 - 1, Bytes: 10, BytesFetched: 1 << 62, BytesPerSecond: 1 << 62, Micros: -1, ManifestDigest: "sha256:zz"},
 		{Phase: "done"}, {Phase: "failed"}, {Phase: "start"},
 	} {
 		began := time.Now()
@@ -134,7 +134,7 @@ func TestHostilePull(t *testing.T) {
 		case !strings.HasPrefix(e.Topic, event.Prefix+"pull/"):
 		case e.Name != "registry.example/app:1" || e.Digest != "":
 			t.Errorf("the guest chose a name: %+v", e)
-		case e.Layers > 4096 || e.LayersDone > e.Layers || e.Bytes < 0 || e.Bytes > e.Total:
+		case e.Layers > 4096 || e.LayersDone > e.Layers || e.Bytes < 0 || e.Bytes > e.Total || e.Rate < 0 || e.Rate > 1<<40:
 			t.Errorf("the guest chose figures: %+v", e)
 		case e.Topic == event.PullProgress && e.Phase != "fetch":
 			t.Errorf("the guest chose a phase: %+v", e)

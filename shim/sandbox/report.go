@@ -78,6 +78,9 @@ type Progress struct {
 	LayersDone uint32 `json:"layers_done,omitempty"`
 	Bytes      int64  `json:"bytes,omitempty"`
 	TotalBytes int64  `json:"total_bytes,omitempty"`
+	// BytesPerSecond is how fast the guest fetches of late, Micros the time since it was asked to.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
+	Micros         int64 `json:"micros,omitempty"`
 }
 
 // Layer is one layer of a pulled image.

@@ -29,6 +29,7 @@ const (
 	// maxLayers and maxSteps bound what is taken over from a guest.
 	maxLayers = 4096
 	maxSteps  = 16
+	maxRate   = 1 << 40 // bytes per second
 )
 
 // pullPhases are the phases that a guest may name while it pulls. The shim itself says how a pull ended.
@@ -115,6 +116,7 @@ func (p *pull) take(news *guestpullpb.PullProgress) bool {
 	p.last.LayersDone = min(news.GetLayersDone(), p.last.Layers)
 	p.last.Total = max(news.GetBytes(), 0)
 	p.last.Bytes = min(max(news.GetBytesFetched(), 0), p.last.Total)
+	p.last.Rate = min(max(news.GetBytesPerSecond(), 0), maxRate)
 	return p.last.Phase != before.Phase || p.last.LayersDone != before.LayersDone
 }
 
@@ -135,7 +137,7 @@ func (p *pull) end(err error, report *guestpullpb.PullReport) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ended = true
-	p.last.Took = time.Since(p.started)
+	p.last.Took, p.last.Rate = time.Since(p.started), 0
 	if err != nil {
 		p.last.Topic, p.last.Phase, p.last.Error = event.PullFailed, "failed", err.Error()
 	} else {
@@ -173,6 +175,7 @@ func (p *pull) reported() sandbox.ContainerReport {
 		State: "creating", Image: p.last.Name, ManifestDigest: p.last.Digest,
 		Progress: &sandbox.Progress{
 			Phase: p.last.Phase, Layers: p.last.Layers, LayersDone: p.last.LayersDone, Bytes: p.last.Bytes, TotalBytes: p.last.Total,
+			BytesPerSecond: p.last.Rate, Micros: time.Since(p.started).Microseconds(),
 		},
 	}
 }

@@ -88,12 +88,16 @@ type PullProgress struct {
 	Phase string `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Layers and bytes are known from attest on. Bytes count layers as they are in the registry. Layers that are in the
 	// guest from an earlier pull count as done; their bytes are never fetched.
-	Layers        uint32 `protobuf:"varint,5,opt,name=layers,proto3" json:"layers,omitempty"`
-	LayersDone    uint32 `protobuf:"varint,6,opt,name=layers_done,json=layersDone,proto3" json:"layers_done,omitempty"`
-	Bytes         int64  `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	BytesFetched  int64  `protobuf:"varint,8,opt,name=bytes_fetched,json=bytesFetched,proto3" json:"bytes_fetched,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Layers       uint32 `protobuf:"varint,5,opt,name=layers,proto3" json:"layers,omitempty"`
+	LayersDone   uint32 `protobuf:"varint,6,opt,name=layers_done,json=layersDone,proto3" json:"layers_done,omitempty"`
+	Bytes        int64  `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	BytesFetched int64  `protobuf:"varint,8,opt,name=bytes_fetched,json=bytesFetched,proto3" json:"bytes_fetched,omitempty"`
+	// bytes_per_second is how fast bytes are fetched of late, and when the pull is over, how fast they were. micros is the
+	// time since the pull began, or how long it took. Older guests give neither.
+	BytesPerSecond int64 `protobuf:"varint,9,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	Micros         int64 `protobuf:"varint,10,opt,name=micros,proto3" json:"micros,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PullProgress) Reset() {
@@ -182,6 +186,20 @@ func (x *PullProgress) GetBytesFetched() int64 {
 	return 0
 }
 
+func (x *PullProgress) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *PullProgress) GetMicros() int64 {
+	if x != nil {
+		return x.Micros
+	}
+	return 0
+}
+
 var File_proto_guestpull_v1_progress_proto protoreflect.FileDescriptor
 
 const file_proto_guestpull_v1_progress_proto_rawDesc = "" +
@@ -189,7 +207,7 @@ const file_proto_guestpull_v1_progress_proto_rawDesc = "" +
 	"!proto/guestpull/v1/progress.proto\x12\x13coffer.guestpull.v1\"H\n" +
 	"\x0fWaitPullRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\x04R\x04seen\"\xf7\x01\n" +
+	"\x04seen\x18\x02 \x01(\x04R\x04seen\"\xb9\x02\n" +
 	"\fPullProgress\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\x04R\x06serial\x12\x1c\n" +
 	"\treference\x18\x02 \x01(\tR\treference\x12'\n" +
@@ -199,7 +217,10 @@ const file_proto_guestpull_v1_progress_proto_rawDesc = "" +
 	"\vlayers_done\x18\x06 \x01(\rR\n" +
 	"layersDone\x12\x14\n" +
 	"\x05bytes\x18\a \x01(\x03R\x05bytes\x12#\n" +
-	"\rbytes_fetched\x18\b \x01(\x03R\fbytesFetched2_\n" +
+	"\rbytes_fetched\x18\b \x01(\x03R\fbytesFetched\x12(\n" +
+	"\x10bytes_per_second\x18\t \x01(\x03R\x0ebytesPerSecond\x12\x16\n" +
+	"\x06micros\x18\n" +
+	" \x01(\x03R\x06micros2_\n" +
 	"\bProgress\x12S\n" +
 	"\bWaitPull\x12$.coffer.guestpull.v1.WaitPullRequest\x1a!.coffer.guestpull.v1.PullProgressB?Z=github.com/coffer-project/coffer/proto/guestpull/v1;guestpullb\x06proto3"
 
