@@ -68,6 +68,10 @@ test: setup guest ## run all tests: unit, root and uvm (QEMU); nothing is skippe
 unit-test: ## run the tests that need neither root nor QEMU
 	@COFFER_TEST_TIER=unit $(GO) test ./...
 
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME=30s each, as root (TARGET=regular expression of some; ARGS='--help' for more)
+	@$(GO) run ./integration/fuzz --time $(or $(FUZZTIME),30s) $(if $(TARGET),--target '$(TARGET)') $(ARGS)
+
 .PHONY: check
 check: ## gofmt, vet, lint if installed, generated code, versions and the dependency rule
 	@integration/tools/check.sh
