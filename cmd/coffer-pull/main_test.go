@@ -5,147 +5,210 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/ttrpc"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
-	"github.com/coffer-project/coffer/guestpull/image"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
 	"github.com/coffer-project/coffer/integration/require"
-	"github.com/coffer-project/coffer/proto/cdh"
 )
+
+// mainVariable makes the test binary the program itself, for what only a process can show: signals and exit codes.
+const mainVariable = "COFFER_PULL_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainVariable) != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// process is the program as a process. Its output is complete after Wait.
+func process(t *testing.T, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.CommandContext(t.Context(), self, args...)
+	cmd.Env = append(os.Environ(), mainVariable+"=1")
+	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	return cmd, stdout, stderr
+}
+
+// eventually waits for something in another process.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for !ok() {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			t.Fatalf("%s: does not happen", what)
+		}
+	}
+}
 
 func demo(r *rt.Registry) string {
 	return r.Put("demo", "1", rt.NewImage([]rt.Layer{
 		rt.NewLayer(rt.Gzip, rt.Files(map[string]string{"hello": "one", "base": "b"})...),
 		rt.NewLayer(rt.Zstd, rt.Files(map[string]string{"hello": "two"})...),
-	}, nil, nil))
+	}, func(c *ocispec.Image) { c.Config.Env = []string{"A=b"} }, nil))
+}
+
+// stalled is an image whose upper layer never comes to its end.
+func stalled(r *rt.Registry) (ref string, waits func() bool) {
+	lower, upper := rt.NewLayer(rt.Gzip, rt.Files(map[string]string{"a": "1"})...), rt.NewLayer(rt.Gzip, rt.Files(map[string]string{"a": "2"})...)
+	r.Inject(rt.Fault{Kind: rt.LayerBlob, Digest: upper.Desc.Digest.String(), Action: rt.Stall})
+	ref = r.Put("stalled", "1", rt.NewImage([]rt.Layer{lower, upper}, nil, nil))
+	return ref, func() bool { return r.Count(rt.LayerBlob, "GET") >= 2 }
 }
 
 func TestPull(t *testing.T) {
 	require.Root(t)
 	r := rt.Start(t)
 	ref := demo(r)
-	var out bytes.Buffer
-	a := app()
-	a.Writer = &out
-	common := []string{"coffer-pull", "pull", "--root", t.TempDir(), "--plain-http", r.Addr(), "--platform", "linux/amd64"}
-	if err := a.RunContext(t.Context(), append(common, ref)); err != nil {
+	run := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		a := app()
+		a.Writer, a.ErrWriter = &out, &out
+		err := a.RunContext(t.Context(), append([]string{"coffer-pull", "--plain-http", r.Addr(), "--platform", "linux/amd64"}, args...))
+		return out.String(), err
+	}
+	text, err := run(ref, filepath.Join(t.TempDir(), "new"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"decompress", "UNPACKED", "/layers/"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("%q is not in the output:\n%s", want, out.String())
+	for _, want := range []string{"decompress", "UNPACKED", "/new/layers/"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in the output:\n%s", want, text)
 		}
 	}
-	out.Reset()
-	if err := a.RunContext(t.Context(), append(common, "--json", ref)); err != nil {
+	dir := t.TempDir()
+	if text, err = run("--json", ref, dir); err != nil {
 		t.Fatal(err)
 	}
-	var img image.Image
-	if err := json.Unmarshal(out.Bytes(), &img); err != nil || len(img.Layers) != 2 {
-		t.Errorf("got %+v, %v", img, err)
+	var got report
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	if got.Reference != ref || got.ManifestDigest == "" || got.Micros <= 0 || len(got.Phases) != 7 || got.UnpackedBytes != 7 || got.Config.Env[0] != "A=b" {
+		t.Errorf("report is %+v", got)
+	}
+	if len(got.Layers) != 2 || got.FetchedBytes != got.Layers[0].CompressedBytes+got.Layers[1].CompressedBytes {
+		t.Fatalf("layers are %+v of %d bytes", got.Layers, got.FetchedBytes)
+	}
+	for i, want := range []string{"one", "two"} {
+		if body, err := os.ReadFile(filepath.Join(got.Layers[i].Dir, "hello")); err != nil || string(body) != want {
+			t.Errorf("hello in layer %d is %q, %v", i, body, err)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 1 {
+		t.Errorf("the folder holds %q, %v", left, err)
+	}
+	if _, err := run(ref, dir); err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("into a folder that is in use: %v", err)
+	}
+	if _, err := os.Stat(got.Layers[0].Dir); err != nil {
+		t.Errorf("and now a layer is gone: %v", err)
 	}
 }
 
-func TestPullFaults(t *testing.T) {
+// TestExitCodes also finds the folder as it was.
+func TestExitCodes(t *testing.T) {
+	require.Root(t)
+	r := rt.Start(t)
+	ref := demo(r)
+	foreign := rt.NewLayer(rt.Gzip, rt.Entry{Name: "f"})
+	foreign.Desc.MediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+	bad := r.Put("bad", "1", rt.NewImage([]rt.Layer{foreign}, nil, nil))
+	large := r.Put("large", "1", rt.NewImage([]rt.Layer{rt.NewLayer(rt.Plain, rt.Entry{Name: "f", Body: strings.Repeat("x", 4<<20)})}, nil, nil))
+	locked := rt.Start(t)
+	locked.RequireLogin("user", "password")
+	secret := demo(locked)
+	gone := rt.Start(t)
+	absent := demo(gone)
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
 	cases := map[string]struct {
 		args []string
+		code int
 		text string
 	}{
-		"no reference":     {[]string{"pull"}, "want one image reference"},
-		"two key sources":  {[]string{"pull", "--key-file", "x", "--kbs-url", "http://127.0.0.1:1", "a.b/c:1"}, "exclude each other"},
-		"missing initdata": {[]string{"pull", "--initdata", "/does/not/exist", "a.b/c:1"}, "read initdata"},
-		"missing CA":       {[]string{"pull", "--ca", "/does/not/exist", "a.b/c:1"}, "read CA file"},
+		"no arguments":        {nil, 2, "want IMAGE and DIR"},
+		"no folder":           {[]string{ref}, 2, "want IMAGE and DIR"},
+		"unknown option":      {[]string{"--colour", ref, "DIR"}, 2, "colour"},
+		"argument for serve":  {[]string{"serve", "x"}, 2, "no arguments"},
+		"two key sources":     {[]string{"--key-file", "x", "--kbs-url", "http://127.0.0.1:1", ref, "DIR"}, 1, "exclude each other"},
+		"missing initdata":    {[]string{"--initdata", "/does/not/exist", ref, "DIR"}, 1, "read initdata"},
+		"missing CA":          {[]string{"--ca", "/does/not/exist", ref, "DIR"}, 1, "read CA file"},
+		"no such image":       {[]string{r.Addr() + "/none:1", "DIR"}, 3, "not found"},
+		"no registry":         {[]string{absent, "DIR"}, 4, "refused"},
+		"no credentials":      {[]string{secret, "DIR"}, 5, "pull image"},
+		"image not supported": {[]string{bad, "DIR"}, 6, "foreign layer"},
+		"wrong platform":      {[]string{"--platform", "linux/s390x", ref, "DIR"}, 6, "s390x"},
+		"options come last":   {[]string{ref, "DIR", "--platform", "linux/s390x"}, 6, "s390x"},
+		"no room":             {[]string{large, "DIR"}, 7, "pull image"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			a := app()
-			a.Writer = &bytes.Buffer{}
-			err := a.RunContext(t.Context(), append([]string{"coffer-pull"}, tc.args...))
-			if err == nil || !strings.Contains(err.Error(), tc.text) {
-				t.Fatalf("got %v, want %q", err, tc.text)
+			parent := require.Tmpfs(t, 0, "size=1m")
+			args := []string{}
+			for _, arg := range tc.args {
+				args = append(args, strings.ReplaceAll(arg, "DIR", filepath.Join(parent, "new")))
+			}
+			if len(args) > 0 && args[0] != "serve" {
+				args = append([]string{"--plain-http", r.Addr(), "--plain-http", locked.Addr(), "--plain-http", gone.Addr()}, args...)
+			}
+			cmd, stdout, stderr := process(t, args...)
+			err := cmd.Run()
+			if cmd.ProcessState.ExitCode() != tc.code || !strings.Contains(stderr.String(), tc.text) || stdout.Len() > 0 {
+				t.Errorf("%v, want code %d and %q\n%s%s", err, tc.code, tc.text, stdout, stderr)
+			}
+			if left, err := os.ReadDir(parent); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
 			}
 		})
 	}
 }
 
-// TestServe plays the agent: it asks for an image over the Confidential Data Hub's protocol and looks into the bundle.
-func TestServe(t *testing.T) {
+// TestSignals ends a pull in the middle of a layer.
+func TestSignals(t *testing.T) {
 	require.Root(t)
-	r := rt.Start(t)
-	ref := demo(r)
-	bad := r.Put("bad", "1", rt.NewImage([]rt.Layer{rt.NewLayer(rt.Plain, rt.Entry{Name: "f"})}, func(c *ocispec.Image) { c.Architecture = "s390x" }, nil))
-	root := require.Tmpfs(t, 0, "")
-	socket := filepath.Join(t.TempDir(), "cdh.sock")
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() {
-		served <- app().RunContext(ctx, []string{"coffer-pull", "serve", "--socket", socket, "--root", root, "--plain-http", r.Addr()})
-	}()
-	client := cdh.NewImagePullServiceClient(dial(t, socket))
-
-	bundle := filepath.Join(root, "bundle")
-	resp, err := client.PullImage(t.Context(), &cdh.ImagePullRequest{ImageUrl: ref, BundlePath: bundle})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	if !strings.HasPrefix(resp.GetManifestDigest(), "sha256:") {
-		t.Errorf("manifest digest is %q", resp.GetManifestDigest())
-	}
-	if body, err := os.ReadFile(filepath.Join(bundle, "rootfs/hello")); err != nil || string(body) != "two" {
-		t.Errorf("hello is %q, %v", body, err)
-	}
-	if err := os.WriteFile(filepath.Join(bundle, "rootfs/new"), nil, 0o600); err != nil {
-		t.Errorf("root file system cannot be written: %v", err)
-	}
-	for name, tc := range map[string]struct {
-		req  *cdh.ImagePullRequest
-		want error
-	}{
-		"bundle in use":   {&cdh.ImagePullRequest{ImageUrl: ref, BundlePath: bundle}, errdefs.ErrAlreadyExists},
-		"relative bundle": {&cdh.ImagePullRequest{ImageUrl: ref, BundlePath: "x"}, errdefs.ErrInvalidArgument},
-		"other platform":  {&cdh.ImagePullRequest{ImageUrl: bad, BundlePath: filepath.Join(root, "other")}, errdefs.ErrInvalidArgument},
-	} {
-		_, err := client.PullImage(t.Context(), tc.req)
-		if !errors.Is(errgrpc.ToNative(err), tc.want) {
-			t.Errorf("%s: %v, want %v", name, err, tc.want)
-		}
-	}
-	cancel()
-	if err := <-served; err != nil {
-		t.Errorf("serve: %v", err)
-	}
-}
-
-// dial waits until the service listens.
-func dial(t *testing.T, socket string) *ttrpc.Client {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		conn, err := net.Dial("unix", socket)
-		if err == nil {
-			client := ttrpc.NewClient(conn)
-			t.Cleanup(func() { client.Close() })
-			return client
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("service does not listen: %v", err)
-		}
-		time.Sleep(10 * time.Millisecond)
+	for number, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+		t.Run(number.String(), func(t *testing.T) {
+			r := rt.Start(t)
+			ref, waits := stalled(r)
+			dir := t.TempDir()
+			cmd, stdout, stderr := process(t, "--plain-http", r.Addr(), ref, dir)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the pull hangs", waits)
+			if err := cmd.Process.Signal(number); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); !errors.As(err, new(*exec.ExitError)) || cmd.ProcessState.ExitCode() != code {
+				t.Errorf("ended with %v, want code %d", err, code)
+			}
+			if stdout.Len() > 0 || !strings.Contains(stderr.String(), "canceled") {
+				t.Errorf("said %q and %q", stdout, stderr)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
 	}
 }

@@ -24,7 +24,6 @@ import (
 
 func pullerFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "root", Usage: "keep layers in this folder, which must be used for nothing else", Value: store.DefaultDir},
 		&cli.StringFlag{Name: "initdata", Usage: "take registries and key broker from this initdata `FILE`", TakesFile: true},
 		&cli.StringSliceFlag{Name: "plain-http", Usage: "talk http to this registry `HOST[:PORT]`; may be repeated"},
 		&cli.StringFlag{Name: "ca", Usage: "trust the authorities in this PEM `FILE` for registries beside the system's", TakesFile: true},
@@ -36,8 +35,8 @@ func pullerFlags() []cli.Flag {
 	}
 }
 
-// newPuller plugs the stages together.
-func newPuller(c *cli.Context) (*image.Puller, error) {
+// newPuller plugs the stages together, over a store in root.
+func newPuller(c *cli.Context, root string, tracker *image.Tracker) (*image.Puller, error) {
 	document, measured, raw, err := readInitdata(c.String("initdata"))
 	if err != nil {
 		return nil, err
@@ -70,7 +69,7 @@ func newPuller(c *cli.Context) (*image.Puller, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := store.Open(c.String("root"))
+	s, err := store.Open(root)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +77,7 @@ func newPuller(c *cli.Context) (*image.Puller, error) {
 	if s.NoDevices() {
 		unpackOpts = append(unpackOpts, unpack.WithDevices())
 	}
-	var opts []image.Option
+	opts := []image.Option{image.WithTracker(tracker)}
 	if n := c.Int("parallel"); n > 0 {
 		opts = append(opts, image.WithParallel(n))
 	}

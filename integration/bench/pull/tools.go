@@ -44,24 +44,22 @@ func (c *coffer) keyFile() string { return filepath.Join(c.scratch, "kek") }
 
 func (c *coffer) pull(ctx context.Context, img *image, target string) (usage, error) {
 	u, out, err := runAll(ctx, target, command{args: []string{
-		c.binary, "pull", "--root", filepath.Join(target, "store"), "--plain-http", c.registry.host, "--key-file", c.keyFile(), "--json", c.registry.ref(img),
+		c.binary, "--plain-http", c.registry.host, "--key-file", c.keyFile(), "--json", c.registry.ref(img), filepath.Join(target, "store"),
 	}})
 	if err != nil {
 		return u, err
 	}
 	var pulled struct {
-		Report struct {
-			Phases []struct {
-				Name   string
-				Micros float64
-			}
-		}
+		Phases []struct {
+			Name   string  `json:"name"`
+			Micros float64 `json:"micros"`
+		} `json:"phases"`
 	}
 	if err := json.Unmarshal(out, &pulled); err != nil {
 		return u, fmt.Errorf("read the report of coffer-pull: %w", err)
 	}
 	u.Phases = map[string]float64{}
-	for _, p := range pulled.Report.Phases {
+	for _, p := range pulled.Phases {
 		u.Phases[p.Name] = p.Micros / 1e6
 	}
 	return u, nil
