@@ -126,6 +126,13 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s: a bundle is left: %v", name, err)
 		}
 	}
+	// An image that was pulled and cannot be mounted is given back.
+	if _, err := client.PullImage(t.Context(), &cdh.ImagePullRequest{ImageUrl: ref, BundlePath: filepath.Join(bundle, "rootfs/hello/bundle")}); err == nil {
+		t.Error("a bundle below a file was made")
+	}
+	if left, err := os.ReadDir(filepath.Join(s.root, "scratch")); err != nil || len(left) != 1 {
+		t.Errorf("scratch folders, one of them in use: %v, %v", left, err)
+	}
 	s.stop(t)
 }
 

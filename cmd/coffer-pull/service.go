@@ -95,19 +95,10 @@ func (s *pullService) PullImage(ctx context.Context, req *cdh.ImagePullRequest) 
 }
 
 // mount stacks the layers at rootfs in the bundle, which it makes where it is missing.
-func (s *pullService) mount(img *image.Image, bundle string) (retErr error) {
+func (s *pullService) mount(img *image.Image, bundle string) error {
 	target := filepath.Join(bundle, "rootfs")
-	var undo []string
-	defer func() {
-		for i := len(undo) - 1; retErr != nil && i >= 0; i-- {
-			if err := os.RemoveAll(undo[i]); err != nil {
-				retErr = errors.Join(retErr, fmt.Errorf("remove what was mounted: %w", err))
-			}
-		}
-	}()
-	if _, err := os.Lstat(bundle); errors.Is(err, os.ErrNotExist) {
-		undo = append(undo, bundle)
-	}
+	_, err := os.Lstat(bundle)
+	missing := errors.Is(err, os.ErrNotExist)
 	if err := os.MkdirAll(bundle, 0o755); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}
@@ -115,8 +106,18 @@ func (s *pullService) mount(img *image.Image, bundle string) (retErr error) {
 	if err != nil {
 		return fmt.Errorf("make scratch folder: %w", err)
 	}
-	undo = append(undo, scratch)
-	return rootfs.Overlay(img.Layers, scratch, target, rootfs.Owner{})
+	if err = rootfs.Overlay(img.Layers, scratch, target, rootfs.Owner{}); err == nil {
+		return nil
+	}
+	// Nothing is mounted, so nothing but empty folders can be at the target.
+	err = errors.Join(err, os.RemoveAll(scratch))
+	if fault := os.Remove(target); !errors.Is(fault, os.ErrNotExist) {
+		err = errors.Join(err, fault)
+	}
+	if missing {
+		err = errors.Join(err, os.Remove(bundle))
+	}
+	return err
 }
 
 // begin takes a bundle. Unavailable: the service ends.

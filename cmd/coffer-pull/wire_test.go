@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -33,6 +34,9 @@ func TestWire(t *testing.T) {
 	r := rt.Start(t)
 	s := startService(t, r)
 	ref, bundle := demo(r), filepath.Join(s.root, "b")
+	if err := os.Mkdir(bundle, 0o755); err != nil { // the agent has made it
+		t.Fatal(err)
+	}
 	message := bytes.Join([][]byte{
 		field(1, []byte("api.ImagePullService")),
 		field(2, []byte("PullImage")),

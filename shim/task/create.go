@@ -209,7 +209,13 @@ func notePull(ctx context.Context, pull *guestpullpb.PullReport, c *container, t
 		log.G(ctx).WithField("variables", altered[:min(len(altered), maxAltered)]).
 			Warn("variables of the image are changed on this node: by an engine's own --env, or its copy of the image configuration is wrong")
 	}
-	log.G(ctx).WithField("t_create", took).WithField("digest", pull.GetManifestDigest()).Info("container created")
+	fetched := int64(0)
+	for _, layer := range pull.GetLayers() {
+		fetched += layer.GetCompressedBytes()
+	}
+	log.G(ctx).WithFields(log.Fields{
+		"t_create": took, "digest": pull.GetManifestDigest(), "layers": len(pull.GetLayers()), "image_bytes": fetched,
+	}).Info("container created")
 }
 
 // endPod stops the pod of a task whose creation failed.
