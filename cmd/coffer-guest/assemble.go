@@ -37,6 +37,7 @@ type settings struct {
 	complete       func(context.Context) error // waits until the machine is fit for containers
 	phases         func() []server.Phase
 	pulls          *image.Tracker
+	pullLimit      time.Duration // of one image
 }
 
 // assemble plugs the parts together.

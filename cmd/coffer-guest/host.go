@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/containerd/ttrpc"
 
@@ -71,6 +72,7 @@ func hostSettings(base, runcPath, measured string) (settings, error) {
 		complete:   func(context.Context) error { return nil },
 		phases:     func() []server.Phase { return nil },
 		pulls:      image.NewTracker(),
+		pullLimit:  20 * time.Minute,
 	}
 	if measured == "" {
 		return s, nil

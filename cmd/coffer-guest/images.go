@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/coffer-project/coffer/guestpull/attest"
+	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/kbs"
@@ -19,9 +21,15 @@ import (
 	"github.com/coffer-project/coffer/proto/initdata"
 )
 
+// retention is how long layers stay without a container: longer than kubelet pauses between two starts of one, which is up to
+// five minutes.
+const retention = 10 * time.Minute
+
 // newImages makes the puller as the measured document says. Without a document there is no key broker: then encrypted layers are
 // refused, and plain ones come from where their names say.
-func newImages(ctx context.Context, s settings) (*image.Puller, error) {
+//
+// Pulls outlive the calls that began them, and layers their containers, until the next attempt to create one.
+func newImages(ctx context.Context, s settings) (container.Images, error) {
 	document, measured, err := readMeasured(s.initdata)
 	if err != nil {
 		return nil, err
@@ -49,17 +57,18 @@ func newImages(ctx context.Context, s settings) (*image.Puller, error) {
 	if !s.init {
 		dir = filepath.Join(s.base, "image") // a development machine keeps its own files as they are
 	}
-	layers, err := store.Open(dir)
+	layers, err := store.Open(dir, store.WithRetention(retention))
 	if err != nil {
 		return nil, err
 	}
 	// An image that does not fit is refused while there is still memory to say so.
-	options := []unpack.Option{unpack.WithSpace(layers.Free)}
+	options := []unpack.Option{unpack.WithSpace(layers.Room)}
 	if layers.NoDevices() {
 		options = append(options, unpack.WithDevices())
 	}
-	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits(), options...), layers,
-		image.WithParallel(measured.Image.ParallelLayers), image.WithTracker(s.pulls)), nil
+	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits(), options...), layers,
+		image.WithParallel(measured.Image.ParallelLayers), image.WithTracker(s.pulls))
+	return image.NewBackground(ctx, puller, s.pullLimit), nil
 }
 
 // newKeys returns the key broker's client, or nil when the document names none.

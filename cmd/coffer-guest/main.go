@@ -49,6 +49,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		cgroups:    cgroup.Default,
 		complete:   m.WaitComplete,
 		pulls:      image.NewTracker(),
+		pullLimit:  m.Params.ImagePullTimeout,
 		phases: func() []server.Phase {
 			var out []server.Phase
 			for _, p := range m.Phases() {

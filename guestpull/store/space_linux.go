@@ -12,7 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const mib = 1 << 20
+const (
+	mib = 1 << 20
+	// unpackFactor is how many times its packed size a layer is expected to take.
+	unpackFactor = 4
+)
 
 // reserve is what a store leaves free of its file system, in bytes: a guest whose memory is full to the last page is
 // killed instead of answering.
@@ -43,7 +47,7 @@ func (s *Store) Free() (int64, error) {
 }
 
 // Check fails when layers cannot fit. sizes has, per layer, the fewest bytes that it may take; layers that are here
-// already count nothing.
+// already count nothing, and layers without owners make way.
 func (s *Store) Check(sizes map[digest.Digest]int64) error {
 	var need int64
 	s.mu.Lock()
@@ -53,6 +57,9 @@ func (s *Store) Check(sizes map[digest.Digest]int64) error {
 		}
 	}
 	s.mu.Unlock()
+	if err := s.reclaim(unpackFactor*need, sizes); err != nil {
+		return err
+	}
 	free, err := s.Free()
 	if err != nil {
 		return err

@@ -2,8 +2,9 @@
 // layer gets from the one to the other by a rename, so whatever is in layers/ is complete.
 //
 //	absent --Layer--> staging --fill ok, rename--> published --last owner released--> absent
-//	                     |
-//	                     +--fill failed--> absent
+//	                     |                           ^   |
+//	                     +--fill failed--> absent    |   +--the same, with retention--> idle --space or time--> absent
+//	                                                 +---------------Layer----------------+
 //
 // The caller chooses the id of a layer; it must cover everything that the right to read the layer rests on. Owners are
 // containers; a layer lives as long as one of its owners. The package never looks into layers.
@@ -16,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -31,7 +33,9 @@ type Store struct {
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight
-	owners  map[digest.Digest]map[string]bool
+	owners  map[digest.Digest]map[string]bool // of published layers, also of those without any
+	keep    time.Duration                     // 0: layers without owners go at once
+	idle    []idle                            // the longest idle one first
 }
 
 // flight is a layer in work; others who want it wait for done.
@@ -41,12 +45,15 @@ type flight struct {
 
 // Open takes a directory for layers and makes it where it is missing. What an earlier process left there is removed: its
 // owners are gone, and nobody knows any more whether its bytes were touched since they were proven.
-func Open(dir string) (*Store, error) {
+func Open(dir string, opts ...Option) (*Store, error) {
 	s := &Store{
 		staging: filepath.Join(dir, "staging"),
 		layers:  filepath.Join(dir, "layers"),
 		flights: map[digest.Digest]*flight{},
 		owners:  map[digest.Digest]map[string]bool{},
+	}
+	for _, opt := range opts {
+		opt(s)
 	}
 	// Only the store itself is private: others keep what they share with containers' users beside it.
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -75,6 +82,7 @@ func (s *Store) Layer(ctx context.Context, owner string, id digest.Digest, fill 
 		s.mu.Lock()
 		if s.owners[id] != nil {
 			s.owners[id][owner] = true
+			s.wake(id)
 			s.mu.Unlock()
 			return path, nil
 		}
@@ -133,7 +141,8 @@ func (s *Store) fill(ctx context.Context, id digest.Digest, fill func(context.Co
 	return nil
 }
 
-// Release ends the ownership of a container and removes the layers that nobody owns any more. It is safe to repeat.
+// Release ends the ownership of a container. Layers that nobody owns any more are removed, at once or later; see
+// WithRetention. It is safe to repeat.
 func (s *Store) Release(ctx context.Context, owner string) error {
 	s.mu.Lock()
 	var (
@@ -148,16 +157,14 @@ func (s *Store) Release(ctx context.Context, owner string) error {
 		if len(owners) > 0 {
 			continue
 		}
-		delete(s.owners, id)
-		// Out of the way under the lock, so that the name is free for whoever pulls the layer next.
-		grave, err := os.MkdirTemp(s.staging, "removed-")
-		if err == nil {
-			err = os.Rename(s.path(id), filepath.Join(grave, "layer"))
+		if s.rest(id) {
+			continue
+		}
+		grave, err := s.bury(id)
+		if grave != "" {
 			dead = append(dead, grave)
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("remove layer %s: %w", id, err))
-		}
+		errs = append(errs, err)
 	}
 	s.mu.Unlock()
 	for _, dir := range dead {
@@ -168,5 +175,7 @@ func (s *Store) Release(ctx context.Context, owner string) error {
 	if len(dead) > 0 {
 		log.G(ctx).WithFields(log.Fields{"container": owner, "layers": len(dead)}).Info("image layers removed")
 	}
-	return errors.Join(errs...)
+	// Room is made at once rather than when the next image needs it: containers need memory too.
+	_, err := s.Room()
+	return errors.Join(append(errs, err)...)
 }
