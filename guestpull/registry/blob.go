@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -70,6 +71,9 @@ type blob struct {
 	mark    int64 // offset of the last failure
 	errs    []error
 	err     error
+
+	single bool // reading ahead did not work out
+	gauge  gauge
 }
 
 func (b *blob) Read(p []byte) (int, error) {
@@ -94,12 +98,20 @@ func (b *blob) Read(p []byte) (int, error) {
 func (b *blob) read(p []byte) (int, error) {
 	p = p[:min(int64(len(p)), b.size-b.offset)]
 	for {
+		start := time.Now()
 		n, err := b.rc.Read(p)
 		if n > 0 {
 			b.hash.Write(p[:n])
 			b.offset += int64(n)
+			b.gauge.add(time.Since(start), n)
+			b.hurry()
 			// An error that came along is met again by the next read.
 			return n, nil
+		}
+		if _, many := b.rc.(*ahead); many && err != nil && b.ctx.Err() == nil {
+			// Whatever a registry has against several requests at a time, it may have nothing against one.
+			b.single = true
+			err = fmt.Errorf("%w while reading ahead: %v", errTruncated, err) //nolint:errorlint // a single stream will tell
 		}
 		switch {
 		case err == nil:
@@ -113,6 +125,19 @@ func (b *blob) read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// hurry goes on over several requests where one is slow and the registry knows ranges.
+func (b *blob) hurry() {
+	t, one := b.rc.(*transfer)
+	if !one || !t.ranges || b.single || b.client.config.Streams < 2 || b.size-b.offset < 2*partSize || !b.gauge.slow() {
+		return
+	}
+	// Little is lost: what is waited for has not been sent yet.
+	t.Close()
+	ep := b.endpoints[b.current]
+	log.G(b.ctx).WithFields(log.Fields{"digest": b.dgst, "registry": ep.host, "streams": b.client.config.Streams}).Debug("reading ahead")
+	b.rc = newAhead(b.ctx, b.client, ep, b.dgst, b.offset, b.size)
 }
 
 // resume takes a broken transfer up again, or returns why it cannot.
@@ -175,7 +200,7 @@ func (b *blob) connect() error {
 	ep := b.endpoints[b.current]
 	t, err := b.client.open(b.ctx, ep, b.dgst, b.offset, b.size, b.size)
 	if err == nil {
-		b.rc = t
+		b.rc, b.gauge = t, gauge{begin: time.Now()}
 		if len(b.used) == 0 || b.used[len(b.used)-1] != ep.host {
 			b.used = append(b.used, ep.host)
 		}

@@ -26,6 +26,9 @@ type Config struct {
 	// MinRate is the fewest bytes per second that a registry may send on average, over twice the IdleTimeout that was spent
 	// with waiting for it. 0 means 4 KiB/s.
 	MinRate int64
+	// Streams is over how many requests at a time a large blob is read ahead, once a single one is seen to be slow and the
+	// registry answers ranges. 0 means 4, 1 turns it off.
+	Streams int
 	// Hosts are hosts.toml files by registry host; AllHosts stands for registries without one. The places of a list are
 	// tried in order.
 	Hosts map[string][]Host
@@ -72,6 +75,7 @@ const (
 	defaultIdleTimeout = 30 * time.Second
 	defaultAttempts    = 4
 	defaultMinRate     = 4 << 10
+	defaultStreams     = 4
 )
 
 // validate reports all faults at once.
@@ -90,8 +94,8 @@ func (c *Config) validate() error {
 			errs = append(errs, fmt.Errorf("registry %q: a wildcard prefix cannot have a location", r.Prefix))
 		}
 	}
-	if c.IdleTimeout < 0 || c.Attempts < 0 || c.MinRate < 0 {
-		errs = append(errs, errors.New("idle timeout, attempts and rate must not be negative"))
+	if c.IdleTimeout < 0 || c.Attempts < 0 || c.MinRate < 0 || c.Streams < 0 {
+		errs = append(errs, errors.New("idle timeout, attempts, rate and streams must not be negative"))
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("registry configuration: %w: %w", errors.Join(errs...), errdefs.ErrInvalidArgument)

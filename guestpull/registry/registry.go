@@ -42,6 +42,8 @@ type Client struct {
 	turn   chan struct{} // held by whoever looks at whole
 	whole  *setup        // nil until config.Late was heard
 
+	buffers *buffers
+
 	mu sync.Mutex
 	// auth keeps the tokens of all registries.
 	auth map[any]*authorizer
@@ -60,6 +62,9 @@ func New(config Config) (*Client, error) {
 	if config.MinRate == 0 {
 		config.MinRate = defaultMinRate
 	}
+	if config.Streams == 0 {
+		config.Streams = defaultStreams
+	}
 	roots, err := config.roots()
 	if err != nil {
 		return nil, err
@@ -69,7 +74,7 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		config: config, roots: roots, turn: make(chan struct{}, 1), whole: whole,
+		config: config, roots: roots, turn: make(chan struct{}, 1), whole: whole, buffers: newBuffers(),
 		auth: map[any]*authorizer{}, liars: map[digest.Digest]map[string]bool{},
 	}
 	if config.Late != nil {

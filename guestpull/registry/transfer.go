@@ -16,6 +16,8 @@ type transfer struct {
 	io.ReadCloser
 	// whole is true for an answer without ranges; what lies before the wanted byte has been read and thrown away.
 	whole bool
+	// ranges is true where the registry says, or has shown, that it answers requests for parts.
+	ranges bool
 }
 
 // open starts a transfer of the bytes from up to, but without, to. size is that of the whole blob. A registry that knows no
@@ -30,6 +32,7 @@ func (c *Client) open(ctx context.Context, ep endpoint, dgst digest.Digest, from
 		return nil, err
 	}
 	t := &transfer{ReadCloser: resp.Body, whole: resp.StatusCode == http.StatusOK}
+	t.ranges = !t.whole || resp.Header.Get("Accept-Ranges") == "bytes"
 	if err := t.start(resp, ep, from, to, size); err != nil {
 		t.Close()
 		return nil, err
