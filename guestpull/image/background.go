@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -147,12 +148,12 @@ func (b *Background) abandon(f *running) {
 	defer b.mu.Unlock()
 	f.waiting = false
 	alone := 0
-	for i := len(b.flights) - 1; i >= 0; i-- {
-		if b.flights[i].waiting {
+	for _, other := range slices.Backward(b.flights) {
+		if other.waiting {
 			continue
 		}
 		if alone++; alone > maxAbandoned {
-			b.flights[i].cancel()
+			other.cancel()
 		}
 	}
 }
@@ -161,7 +162,7 @@ func (b *Background) abandon(f *running) {
 func (b *Background) Release(ctx context.Context, containerID string) error {
 	b.mu.Lock()
 	busy := false
-	for _, f := range append([]*running(nil), b.flights...) {
+	for _, f := range slices.Clone(b.flights) {
 		if f.req.ContainerID != containerID {
 			continue
 		}
@@ -180,10 +181,5 @@ func (b *Background) Release(ctx context.Context, containerID string) error {
 
 // forget drops a pull. The lock is held.
 func (b *Background) forget(f *running) {
-	for i, other := range b.flights {
-		if other == f {
-			b.flights = append(b.flights[:i:i], b.flights[i+1:]...)
-			return
-		}
-	}
+	b.flights = slices.DeleteFunc(b.flights, func(other *running) bool { return other == f })
 }

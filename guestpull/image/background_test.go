@@ -56,7 +56,7 @@ func newGate(t *testing.T, layers []rt.Layer) *gate {
 }
 
 // background is a puller as a guest has it, with its store.
-func background(t *testing.T, life context.Context, g *gate, limit time.Duration, opts ...store.Option) (*image.Background, string) {
+func background(life context.Context, t *testing.T, g *gate, limit time.Duration, opts ...store.Option) (*image.Background, string) {
 	t.Helper()
 	require.Root(t)
 	client, err := registry.New(registry.Config{Registries: []registry.Registry{{Prefix: g.addr, PlainHTTP: true}}})
@@ -94,7 +94,7 @@ func layer() []rt.Layer {
 // asked for: one transfer for all of them.
 func TestPullOutlivesItsCaller(t *testing.T) {
 	g := newGate(t, layer())
-	b, dir := background(t, t.Context(), g, time.Minute, store.WithRetention(time.Hour))
+	b, dir := background(t.Context(), t, g, time.Minute, store.WithRetention(time.Hour))
 	giveUp(t, b, g, "first")
 	if err := b.Release(t.Context(), "first"); err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func TestPullOutlivesItsCaller(t *testing.T) {
 // TestSameContainerAsksAgain: the creation of the same container joins its own pull.
 func TestSameContainerAsksAgain(t *testing.T) {
 	g := newGate(t, layer())
-	b, dir := background(t, t.Context(), g, time.Minute)
+	b, dir := background(t.Context(), t, g, time.Minute)
 	giveUp(t, b, g, "c")
 	close(g.opens)
 	if _, err := b.Pull(t.Context(), image.Request{ContainerID: "c", Reference: g.addr + "/app:1"}); err != nil {
@@ -152,7 +152,7 @@ func TestOtherImageEndsThePull(t *testing.T) {
 	g := newGate(t, layer())
 	other := g.Put("other", "1", rt.NewImage([]rt.Layer{rt.NewLayer(rt.Gzip, rt.Entry{Name: "b", Body: "b"})}, nil, nil))
 	other = g.addr + other[strings.IndexByte(other, '/'):]
-	b, dir := background(t, t.Context(), g, time.Minute)
+	b, dir := background(t.Context(), t, g, time.Minute)
 	giveUp(t, b, g, "c")
 	if _, err := b.Pull(t.Context(), image.Request{ContainerID: "c", Reference: other}); err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func TestAbandonedPullEnds(t *testing.T) {
 			g := newGate(t, layer())
 			life, end := context.WithCancel(t.Context())
 			defer end()
-			b, dir := background(t, life, g, limit)
+			b, dir := background(life, t, g, limit)
 			if limit == time.Minute {
 				giveUp(t, b, g, "c")
 				end()
@@ -189,7 +189,7 @@ func TestAbandonedPullEnds(t *testing.T) {
 func TestTooManyAbandoned(t *testing.T) {
 	g := newGate(t, layer())
 	gone := 0
-	b, dir := background(t, t.Context(), g, time.Minute)
+	b, dir := background(t.Context(), t, g, time.Minute)
 	giveUp(t, b, g, "c0")
 	for i := 1; i < 12; i++ {
 		// These wait in the store for the first one's layer; they are given up as soon as they have begun.

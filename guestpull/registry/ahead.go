@@ -122,7 +122,7 @@ func (a *ahead) fetch(p *part) {
 	}
 	n, err := io.ReadFull(t, p.buf[:p.to-p.from])
 	p.data, p.err = p.buf[:n], err
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		p.err = fmt.Errorf("%w in bytes %d-%d", errTruncated, p.from, p.to-1)
 	}
 }

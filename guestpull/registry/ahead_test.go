@@ -61,13 +61,13 @@ func chunks(p []byte, n int) func(func([]byte) bool) {
 }
 
 // slowRegistry has an image of one layer, and limits each connection to so many bytes in a second.
-func slowRegistry(t testing.TB, size, rate int, handle func(http.ResponseWriter, *http.Request, http.Handler)) (string, *registrytest.Image) {
-	t.Helper()
+func slowRegistry(tb testing.TB, size, rate int, handle func(http.ResponseWriter, *http.Request, http.Handler)) (string, *registrytest.Image) {
+	tb.Helper()
 	r := registrytest.New()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { handle(w, req, r) }))
 	s.Listener = slowListener{s.Listener, rate}
 	s.Start()
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	_, img := put(r, size)
 	return strings.TrimPrefix(s.URL, "http://"), img
 }

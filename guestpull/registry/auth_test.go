@@ -199,7 +199,7 @@ func TestAuthFile(t *testing.T) {
 
 func FuzzAuthFile(f *testing.F) {
 	f.Add([]byte(`{"auths":{"https://r.example/v1/":{"auth":"YTpi"},"r.example/a":{"identitytoken":"x"}}}`), "r.example/a/b")
-	f.Fuzz(func(t *testing.T, raw []byte, repository string) {
+	f.Fuzz(func(_ *testing.T, raw []byte, repository string) {
 		file, err := ParseAuthFile(raw)
 		if err != nil {
 			return

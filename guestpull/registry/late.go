@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"slices"
 )
 
 // Late are the parts of a configuration that have to be fetched first.
@@ -62,7 +63,7 @@ func (c *Client) ready(ctx context.Context) (*setup, error) {
 		return nil, fmt.Errorf("get the configuration of registries: %w", err)
 	}
 	config := c.config
-	config.Registries = append(config.Registries[:len(config.Registries):len(config.Registries)], late.Registries...)
+	config.Registries = append(slices.Clip(config.Registries), late.Registries...)
 	if late.Hosts != nil {
 		config.Hosts = late.Hosts
 	}

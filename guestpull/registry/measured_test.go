@@ -68,9 +68,10 @@ func TestHostsLikeContainerd(t *testing.T) {
 				t.Fatal(err)
 			}
 			var want []string
+			keyOne, keyA := "x-one", "x-a" // containerd keeps them as they are written
 			for _, h := range theirs {
 				want = append(want, fmt.Sprintf("%s://%s%s/app pull %t resolve %t x-one %q x-a %q", h.Scheme, h.Host, h.Path,
-					h.Capabilities.Has(docker.HostCapabilityPull), h.Capabilities.Has(docker.HostCapabilityResolve), h.Header["x-one"], h.Header["x-a"]))
+					h.Capabilities.Has(docker.HostCapabilityPull), h.Capabilities.Has(docker.HostCapabilityResolve), h.Header[keyOne], h.Header[keyA]))
 			}
 			c, err := measured(t, map[string]string{initdata.HostsKey(tc.registry): tc.text}, nil)
 			if err != nil {

@@ -76,8 +76,9 @@ func HostsKey(registry string) string {
 
 // registryOf is the reverse of HostsKey.
 func registryOf(key string) (string, bool) {
-	name, ok := strings.CutPrefix(key, "hosts.")
-	if name, ok = strings.CutSuffix(name, ".toml"); !ok || name == "" || !strings.HasPrefix(key, "hosts.") {
+	rest, isHosts := strings.CutPrefix(key, "hosts.")
+	name, isTOML := strings.CutSuffix(rest, ".toml")
+	if !isHosts || !isTOML || name == "" {
 		return "", false
 	}
 	if name == DefaultHosts {
