@@ -68,7 +68,7 @@ func background(life context.Context, t *testing.T, g *gate, limit time.Duration
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(nil), unpack.New(unpack.DefaultLimits()), s, image.WithPlatform("linux/amd64"))
+	p := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(nil), unpack.New(unpack.DefaultLimits(), unpack.WithSpace(s.Room)), s, image.WithPlatform("linux/amd64"))
 	return image.NewBackground(life, p, limit), dir
 }
 
@@ -126,6 +126,27 @@ func TestPullOutlivesItsCaller(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(filepath.Join(dir, "staging")); err != nil || len(entries) != 0 {
 		t.Errorf("staging has %d entries, %v", len(entries), err)
+	}
+}
+
+// TestUnusedLayersMakeWay: a file that is larger than what is free, and whose packed size does not tell, has the space of
+// layers that nobody uses.
+func TestUnusedLayersMakeWay(t *testing.T) {
+	big := func(name string) []rt.Layer {
+		return []rt.Layer{rt.NewLayer(rt.Gzip, rt.Files(map[string]string{name: strings.Repeat("x", 60<<20)})...)}
+	}
+	first := newGate(t, big("one"))
+	close(first.opens)
+	first.Put("second", "1", rt.NewImage(big("two"), nil, nil))
+	b, _ := background(t.Context(), t, first, time.Minute, store.WithRetention(time.Hour))
+	for i, repo := range []string{"app", "second", "app"} {
+		id := fmt.Sprint(i)
+		if _, err := b.Pull(t.Context(), image.Request{ContainerID: id, Reference: first.addr + "/" + repo + ":1"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Release(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -72,10 +72,14 @@ func (p *Puller) layers(ctx context.Context, owner string, found *resolved, rec 
 	return dirs, nil
 }
 
-// elsewhere gets a layer from the store. Where wrong bytes came from a mirror, others are asked, from the first byte on.
+// elsewhere gets a layer from the store. Where wrong bytes came from a mirror, others are asked, from the first byte on;
+// where it did not fit beside layers that nobody uses, they make way for it.
 func (p *Puller) elsewhere(ctx context.Context, owner string, l *layer, fill func(ctx context.Context, dir string) error) (string, error) {
 	for {
 		dir, err := p.store.Layer(ctx, owner, l.id, fill)
+		if evicter, ok := p.store.(interface{ Evict() bool }); ok && errdefs.IsResourceExhausted(err) && evicter.Evict() {
+			continue
+		}
 		if more, ok := errors.AsType[interface {
 			error
 			Again() bool

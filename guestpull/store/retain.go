@@ -73,6 +73,16 @@ func (s *Store) reclaim(need int64, spare map[digest.Digest]int64) error {
 	}
 }
 
+// Evict removes all layers without owners and reports whether there were any.
+func (s *Store) Evict() bool {
+	found := false
+	s.evict(func(idle) bool {
+		found = true
+		return true
+	})
+	return found
+}
+
 // Room is Free after layers without owners have made way, if there is little left.
 func (s *Store) Room() (int64, error) {
 	s.mu.Lock()
