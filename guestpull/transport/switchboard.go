@@ -75,7 +75,7 @@ func (b *switchboard) find(port uint32) *listener {
 // serve runs one session on the channel until the host leaves, says something that is not the protocol, or ctx ends. It
 // closes the channel, and returns when all streams' hand-overs are over. The error tells why the session ended.
 func (b *switchboard) serve(ctx context.Context, channel io.ReadWriteCloser) error {
-	session, err := yamux.Server(channel, mux.Config())
+	session, err := yamux.Server(mux.NewChannel(channel), mux.Config())
 	if err != nil {
 		return fmt.Errorf("start session: %w", err)
 	}

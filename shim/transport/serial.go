@@ -27,7 +27,7 @@ var _ Dialer = (*Serial)(nil)
 // NewSerial makes a Dialer of the host's end of a virtio serial port, which it owns from now on. The guest need not be
 // there yet: what is written waits in the port.
 func NewSerial(port net.Conn) (*Serial, error) {
-	session, err := yamux.Client(port, mux.Config())
+	session, err := yamux.Client(mux.NewChannel(port), mux.Config())
 	if err != nil {
 		port.Close()
 		return nil, fmt.Errorf("open control channel: %w", err)
