@@ -28,7 +28,8 @@ type Params struct {
 	CDITimeout time.Duration
 	// LaunchTimeout is agent.launch_process_timeout in seconds. Default: 6 s.
 	LaunchTimeout time.Duration
-	// PipeSize is agent.container_pipe_size in bytes, 0 for the kernel's default.
+	// PipeSize is agent.container_pipe_size in bytes, 0 for the kernel's default. Default: 256 KiB, which one call of the
+	// host can fetch; the kernel charges what is in them to the container.
 	PipeSize int
 	// HTTPSProxy and NoProxy are agent.https_proxy and agent.no_proxy, for pulling images.
 	HTTPSProxy, NoProxy string
@@ -74,6 +75,7 @@ func ParseParams(cmdline string) (Params, error) {
 		HotplugTimeout:   10 * time.Second,
 		CDITimeout:       100 * time.Second,
 		LaunchTimeout:    6 * time.Second,
+		PipeSize:         256 << 10,
 	}
 	seen := map[string]bool{}
 	for word := range strings.FieldsSeq(cmdline) {

@@ -24,6 +24,7 @@ func TestParseParams(t *testing.T) {
 		"proxy":               {"agent.https_proxy=http://p:3128/?a=b agent.no_proxy=.local", func(p *Params) { p.HTTPSProxy, p.NoProxy = "http://p:3128/?a=b", ".local" }, nil},
 		"digest":              {"coffer.initdata_digest=sha256:" + sum, func(p *Params) { p.InitDataDigest.Algorithm = "sha256"; p.InitDataDigest.Sum = repeat(0xab, 32) }, nil},
 		"kata's, unused":      {"agent.trace agent.devmode=1 agent.trace", func(p *Params) { p.Ignored = []string{"agent.devmode", "agent.trace"} }, nil},
+		"kernel's pipe":       {"agent.container_pipe_size=0", func(p *Params) { p.PipeSize = 0 }, nil},
 		"ours, unknown":       {"coffer.debug_shell", nil, errdefs.ErrInvalidArgument},
 		"twice":               {"agent.log=info agent.log=debug", nil, errdefs.ErrInvalidArgument},
 		"bad level":           {"agent.log=trace", nil, errdefs.ErrInvalidArgument},
@@ -46,7 +47,7 @@ func TestParseParams(t *testing.T) {
 			}
 			want := Params{
 				LogLevel: log.InfoLevel, ImagePullTimeout: 20 * time.Minute, HotplugTimeout: 10 * time.Second,
-				CDITimeout: 100 * time.Second, LaunchTimeout: 6 * time.Second,
+				CDITimeout: 100 * time.Second, LaunchTimeout: 6 * time.Second, PipeSize: 256 << 10,
 			}
 			tt.want(&want)
 			if !reflect.DeepEqual(got, want) {

@@ -12,8 +12,13 @@ import (
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
-// chunk bounds the bytes of one stdio call; a pipe in the guest holds 64 KiB unless somebody changed it.
-const chunk = 64 << 10
+const (
+	// inputChunk bounds the bytes of one call that brings input.
+	inputChunk = 64 << 10
+	// outputChunk bounds those of one that fetches output. A guest answers with what is there; one that keeps no more than
+	// Linux's default of 64 KiB in its pipes never fills it.
+	outputChunk = 256 << 10
+)
 
 // Process is one process in the guest: a container's first one, or an exec.
 type Process struct {
@@ -72,7 +77,7 @@ func (p *Process) CopyStderr(ctx context.Context, w io.Writer) error {
 type readFunc func(context.Context, *agentpb.ReadStreamRequest) (*agentpb.ReadStreamResponse, error)
 
 func (p *Process) copyOut(ctx context.Context, w io.Writer, stream string, read readFunc) error {
-	req := &agentpb.ReadStreamRequest{ContainerId: p.container, ExecId: p.execID, Len: chunk}
+	req := &agentpb.ReadStreamRequest{ContainerId: p.container, ExecId: p.execID, Len: outputChunk}
 	for {
 		resp, err := read(ctx, req)
 		if err != nil {
@@ -94,7 +99,7 @@ func (p *Process) copyOut(ctx context.Context, w io.Writer, stream string, read 
 // CopyStdin sends r to the process's standard input and closes that at the end of r. It returns nil when all was sent
 // or when the process went away meanwhile. It cannot interrupt a blocked r: the caller closes r to end it.
 func (p *Process) CopyStdin(ctx context.Context, r io.Reader) error {
-	buf := make([]byte, chunk)
+	buf := make([]byte, inputChunk)
 	for {
 		n, readErr := r.Read(buf)
 		if n > 0 {

@@ -31,7 +31,7 @@ func started(t *testing.T) (*agenttest.Guest, *Client, *agenttest.Process) {
 
 func TestCopyOutput(t *testing.T) {
 	_, client, fake := started(t)
-	large := strings.Repeat("0123456789abcdef", 3*chunk/16) + "end"
+	large := strings.Repeat("0123456789abcdef", 3*outputChunk/16) + "end"
 	fake.Print(large)
 	fake.PrintError("oops")
 	fake.Exit(3)
@@ -111,7 +111,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestCopyStdin(t *testing.T) {
 	guest, client, fake := started(t)
-	text := strings.Repeat("line\n", chunk/2)
+	text := strings.Repeat("line\n", inputChunk/2)
 	if err := client.Process("c", "").CopyStdin(testContext(t), strings.NewReader(text)); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestCopyStdin(t *testing.T) {
 		t.Errorf("guest got %d bytes, want %d", len(fake.Stdin()), len(text))
 	}
 	for _, call := range guest.Calls("WriteStdin") {
-		if n := len(call.Request.(*agentpb.WriteStreamRequest).GetData()); n > chunk {
+		if n := len(call.Request.(*agentpb.WriteStreamRequest).GetData()); n > inputChunk {
 			t.Errorf("one call carried %d bytes", n)
 		}
 	}

@@ -5,32 +5,44 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// maxChunk bounds the memory that one read of the host can make the guest allocate: a pipe holds no more by default.
-const maxChunk = 64 << 10
-
-// drainIdle is how long a read waits for more output once the process has exited. A child that the process left behind
-// may hold the pipe open for ever; without a bound the host would never see the end of the stream.
-const drainIdle = time.Second
+const (
+	// maxChunk bounds the memory that one read of the host can make the guest allocate.
+	maxChunk = 256 << 10
+	// firstChunk is what a read asks for while it waits. A process may be silent for ever, so what waits for it is small.
+	firstChunk = 4 << 10
+	// terminalChunk is how much of a terminal's output is gathered before it is answered. A terminal gives out 4 KiB at a
+	// time at most, and a call of the host costs more than that.
+	terminalChunk = 64 << 10
+	// terminalPatience bounds the time of that; a person who waits for output does not notice it.
+	terminalPatience = 20 * time.Millisecond
+	// drainIdle is how long a read waits for more output once the process has exited. A child that the process left behind
+	// may hold the pipe open for ever; without a bound the host would never see the end of the stream.
+	drainIdle = time.Second
+)
 
 // Reader is one output stream of a process. Its methods may be called by several goroutines at a time.
 type Reader struct {
-	f    *os.File
-	turn chan struct{} // one read at a time, so that chunks keep their order
+	f        *os.File
+	terminal bool          // the file is a terminal's master
+	patience time.Duration // how long a terminal's output is gathered
+	turn     chan struct{} // one read at a time, so that chunks keep their order
 
-	mu       sync.Mutex
-	exited   bool
-	deadline time.Time
-	ended    bool
+	mu        sync.Mutex
+	exited    bool
+	gathering bool      // the file's deadline is that of more
+	deadline  time.Time // the file's otherwise
+	ended     bool
 }
 
-func newReader(f *os.File) *Reader {
-	return &Reader{f: f, turn: make(chan struct{}, 1)}
+func newReader(f *os.File, terminal bool) *Reader {
+	return &Reader{f: f, terminal: terminal, patience: terminalPatience, turn: make(chan struct{}, 1)}
 }
 
 // Read returns the next chunk of at most size bytes. It blocks until there is output; an empty chunk without an error is
@@ -47,7 +59,8 @@ func (r *Reader) Read(ctx context.Context, size int) ([]byte, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = r.f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	buf := make([]byte, min(size, maxChunk))
+	size = min(size, maxChunk)
+	buf := make([]byte, min(size, firstChunk))
 	for {
 		r.arm()
 		if err := ctx.Err(); err != nil {
@@ -55,7 +68,7 @@ func (r *Reader) Read(ctx context.Context, size int) ([]byte, error) {
 		}
 		n, err := r.f.Read(buf)
 		if n > 0 {
-			return buf[:n], nil
+			return r.more(ctx, buf[:n], size), nil
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -83,13 +96,69 @@ func (r *Reader) arm() {
 	_ = r.f.SetReadDeadline(r.deadline)
 }
 
+// more adds to the beginning of a chunk what there is besides, up to size bytes in all. Errors are left to the next read,
+// which meets them again.
+func (r *Reader) more(ctx context.Context, chunk []byte, size int) []byte {
+	// A terminal hands out a little less than it holds.
+	if size <= len(chunk) || len(chunk) < firstChunk/2 {
+		return chunk
+	}
+	if !r.terminal {
+		return r.take(chunk, min(size, len(chunk)+r.waiting()))
+	}
+	r.mu.Lock()
+	r.gathering = true
+	_ = r.f.SetReadDeadline(time.Now().Add(r.patience))
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.gathering = false
+	}()
+	// The cancellation of ctx sets a deadline too, which may have been before this one.
+	for size = min(size, terminalChunk); len(chunk) < size && ctx.Err() == nil; {
+		longer := r.take(chunk, size)
+		if len(longer) == len(chunk) {
+			break
+		}
+		chunk = longer
+	}
+	return chunk
+}
+
+// take makes one read that fills up a chunk to size bytes at most.
+func (r *Reader) take(chunk []byte, size int) []byte {
+	have := len(chunk)
+	if size <= have {
+		return chunk
+	}
+	chunk = slices.Grow(chunk, size-have)
+	n, _ := r.f.Read(chunk[have:size])
+	return chunk[:have+max(n, 0)]
+}
+
+// waiting is how many bytes the pipe holds; 0 when it cannot be told.
+func (r *Reader) waiting() (n int) {
+	conn, err := r.f.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = conn.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // exit tells the stream that its process is gone: from now on it ends after drainIdle without output.
 func (r *Reader) exit() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.exited = true
 	r.deadline = time.Now().Add(drainIdle)
-	_ = r.f.SetReadDeadline(r.deadline)
+	if !r.gathering {
+		_ = r.f.SetReadDeadline(r.deadline)
+	}
 }
 
 func (r *Reader) idle() bool {

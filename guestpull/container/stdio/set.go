@@ -68,13 +68,13 @@ func Pipes(size int) (_ *Set, _ *Child, retErr error) {
 			}
 		}
 	}
-	set := &Set{stdin: newWriter(files[1], false), stdout: newReader(files[2]), stderr: newReader(files[4])}
+	set := &Set{stdin: newWriter(files[1], false), stdout: newReader(files[2], false), stderr: newReader(files[4], false)}
 	return set, &Child{Stdin: files[0], Stdout: files[3], Stderr: files[5]}, nil
 }
 
 // Console returns the streams of a process whose terminal's master is given. The set owns the file.
 func Console(master *os.File) *Set {
-	return &Set{stdin: newWriter(master, true), stdout: newReader(master), console: master}
+	return &Set{stdin: newWriter(master, true), stdout: newReader(master, true), console: master}
 }
 
 // Stdout reads the next chunk of output, see [Reader.Read].

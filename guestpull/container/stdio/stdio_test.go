@@ -161,3 +161,33 @@ func TestOneChunkIsBounded(t *testing.T) {
 		t.Errorf("buffer of %d bytes, %v", cap(got), err)
 	}
 }
+
+// TestWholePipe: one read takes all that a pipe holds, up to its own bound.
+func TestWholePipe(t *testing.T) {
+	set, child, err := Pipes(2 * maxChunk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	defer child.Close()
+	sent := pattern(maxChunk + maxChunk/2)
+	if _, err := child.Stdout.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	first, err := set.Stdout(t.Context(), 1<<30)
+	if err != nil || !bytes.Equal(first, sent[:maxChunk]) || cap(first) > 2*maxChunk {
+		t.Fatalf("first chunk: %d bytes in %d, %v", len(first), cap(first), err)
+	}
+	if rest, err := set.Stdout(t.Context(), 1<<30); err != nil || !bytes.Equal(rest, sent[maxChunk:]) {
+		t.Fatalf("second chunk: %d bytes, %v", len(rest), err)
+	}
+}
+
+// pattern is output in which a byte that is lost or moved shows. A terminal leaves it as it is.
+func pattern(size int) []byte {
+	out := make([]byte, size)
+	for i := range out {
+		out[i] = 'a' + byte(i%23)
+	}
+	return out
+}
