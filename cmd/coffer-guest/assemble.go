@@ -57,8 +57,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 			if err != nil {
 				return container.Process{}, err
 			}
-			pid, exit, err := exits.Start(cmd)
-			return container.Process{PID: pid, Exit: exit}, err
+			return holder.Start(exits, cmd)
 		}
 	}
 	holdUsers := func(users spec.Users) (container.Process, error) {
@@ -66,8 +65,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 		if err != nil {
 			return container.Process{}, err
 		}
-		pid, exit, err := exits.Start(cmd)
-		return container.Process{PID: pid, Exit: exit}, err
+		return holder.Start(exits, cmd)
 	}
 	pod, err := sandbox.New(sandbox.Options{
 		Base: s.base, ResolvConf: s.resolvConf, Sysctls: "/proc/sys", Cgroups: s.cgroups, Holder: hold(true), UserHolder: holdUsers,

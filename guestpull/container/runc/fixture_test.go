@@ -64,8 +64,7 @@ func newPod(t *testing.T, sharePID bool) *pod {
 			if err != nil {
 				return container.Process{}, err
 			}
-			pid, exit, err := exits.Start(cmd)
-			return container.Process{PID: pid, Exit: exit}, err
+			return holder.Start(exits, cmd)
 		}
 	}
 	p.sandbox, err = sandbox.New(sandbox.Options{
@@ -75,8 +74,7 @@ func newPod(t *testing.T, sharePID bool) *pod {
 			if err != nil {
 				return container.Process{}, err
 			}
-			pid, exit, err := exits.Start(cmd)
-			return container.Process{PID: pid, Exit: exit}, err
+			return holder.Start(exits, cmd)
 		},
 	})
 	must(t, err)

@@ -30,9 +30,11 @@ const (
 	nobody = 65534
 	// rootFD is the file descriptor of the folder that becomes its root.
 	rootFD = 3
+	// readyFD is that of the pipe by which it tells Start that it is ready.
+	readyFD = 4
 )
 
-// Command returns the command of a holder, in a pid namespace of its own or not. program is the agent's path.
+// Command returns the command of a holder, for Start, in a pid namespace of its own or not. program is the agent's path.
 func Command(program string, newPID bool) (*exec.Cmd, error) {
 	root, err := nowhere()
 	if err != nil {
@@ -40,7 +42,8 @@ func Command(program string, newPID bool) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(program, Arg)
 	cmd.Dir = "/"
-	cmd.Env = []string{"GOMAXPROCS=1", fmt.Sprint(userVariable, "=", nobody)}
+	// The Go runtime would keep files of the guest's own cgroup open, to follow its limits.
+	cmd.Env = []string{"GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0", fmt.Sprint(userVariable, "=", nobody)}
 	cmd.Stderr = os.Stderr            // until it is confined
 	cmd.ExtraFiles = []*os.File{root} // it gets number rootFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -50,7 +53,7 @@ func Command(program string, newPID bool) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// UserCommand returns the command of a holder in user, UTS, IPC and pid namespaces of its own.
+// UserCommand returns the command of a holder, for Start, in user, UTS, IPC and pid namespaces of its own.
 func UserCommand(program string, users spec.Users) (*exec.Cmd, error) {
 	cmd, err := Command(program, true)
 	if err != nil {
@@ -74,7 +77,11 @@ func Main() int {
 	children, others := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(others)
 	signal.Notify(children, unix.SIGCHLD)
-	if err := confine(); err != nil {
+	err := confine()
+	if err == nil {
+		err = sayReady()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "holder of namespaces cannot give up its rights:", err)
 		return 1
 	}
