@@ -346,7 +346,11 @@ func sys(info os.FileInfo) *syscall.Stat_t { return info.Sys().(*syscall.Stat_t)
 
 // TestVolumeSize keeps a size that can be filled and leaves the others to the kernel.
 func TestVolumeSize(t *testing.T) {
-	for size, kept := range map[string]bool{"size=1048576": true, "size=10%": true, "size=999999999999999": false} {
+	for size, kept := range map[string]bool{
+		"size=1048576": true, "size=10%": true, "size=100%": true, "size=64k": true, "size=1M": true,
+		"size=999999999999999": false, "size=999999999999k": false, "size=99999999M": false, "size=999999999999999g": false,
+		"size=101%": false, "size=0": false, "size=0k": false, "size=0%": false,
+	} {
 		v, err := parseVolume(&agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", Options: []string{size}})
 		must(t, err)
 		if got := slices.Contains(v.data, size); got != kept {

@@ -140,7 +140,7 @@ func (v *volume) option(option string) error {
 		v.mode = os.FileMode(mode)
 		return nil
 	case key == "size" && size.MatchString(value):
-		if !exceedsMemory(value) {
+		if !unlimited(value) {
 			v.data = append(v.data, option)
 		}
 		return nil
@@ -191,12 +191,26 @@ func (s *Sandbox) makeMemory(root, point string, v volume) error {
 	return s.addMemory(root, point, v)
 }
 
-// exceedsMemory tells that a size in bytes could never be filled. kubelet gives a volume without a limit of its own the size of the node's
-// memory; the kernel's default, half of the guest's, then ends a program with a full file system instead of the machine without memory.
-func exceedsMemory(value string) bool {
-	bytes, err := strconv.ParseUint(value, 10, 64)
+// unlimited tells that a size could never be filled, because it is more than the guest's memory, or because it is 0, which
+// is the kernel's word for no limit. kubelet gives a volume without a limit of its own the size of the node's memory; the
+// kernel's default, half of the guest's, then ends a program with a full file system instead of the machine without memory.
+func unlimited(value string) bool {
+	digits := strings.TrimRight(value, "kKmMgG%")
+	number, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || number == 0 {
+		return true
+	}
+	unit := strings.ToLower(value[len(digits):])
+	if unit == "%" {
+		return number > 100
+	}
 	var info unix.Sysinfo_t
-	return err == nil && unix.Sysinfo(&info) == nil && bytes > info.Totalram*uint64(info.Unit)
+	if unix.Sysinfo(&info) != nil {
+		return false
+	}
+	// Not the number is multiplied, which could overflow: the memory is divided.
+	memory := info.Totalram * uint64(info.Unit)
+	return number > memory>>map[string]uint{"": 0, "k": 10, "m": 20, "g": 30}[unit]
 }
 
 // fileMode turns the octal mode of an option into Go's form.
