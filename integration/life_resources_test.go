@@ -78,6 +78,19 @@ func lifeUpdate(t *testing.T, l *lab) {
 	if got := limits(); got != fmt.Sprintf("%d\n50000 100000", 96*mebibyte) {
 		t.Errorf("limits after the update: %q", got)
 	}
+	c = l.create(t, memoryLimit(64*mebibyte), "/bin/sleep", "100000")
+	_, err = l.node.CRI.Runtime.UpdateContainerResources(l.ctx(t), &runtime.UpdateContainerResourcesRequest{
+		ContainerId: c.ID, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: 48 * mebibyte},
+	})
+	if err == nil {
+		err = c.Start(l.ctx(t))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := limits(); got != fmt.Sprintf("%d\nmax 100000", 48*mebibyte) {
+		t.Errorf("limits after an update before the start: %q", got)
+	}
 }
 
 // lifeOOM lets a container run out of its memory.

@@ -163,6 +163,44 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// TestWithLimits changes some limits; the others, the devices and the bundle itself stay as they are.
+func TestWithLimits(t *testing.T) {
+	rules := []specs.LinuxDeviceCgroup{rule(7, 3, "rm")}
+	before := &specs.LinuxResources{
+		Devices: rules, Memory: &specs.LinuxMemory{Limit: new(int64(1 << 20)), Swap: new(int64(2 << 20))},
+		Pids: &specs.LinuxPids{Limit: new(int64(9))},
+	}
+	for name, tc := range map[string]struct{ before, update, want *specs.LinuxResources }{
+		"some": {
+			before,
+			&specs.LinuxResources{
+				Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}},
+				Memory:  &specs.LinuxMemory{Limit: new(int64(3 << 20))}, CPU: &specs.LinuxCPU{Shares: new(uint64(512))},
+			},
+			&specs.LinuxResources{
+				Devices: rules, Memory: &specs.LinuxMemory{Limit: new(int64(3 << 20)), Swap: new(int64(2 << 20))},
+				CPU: &specs.LinuxCPU{Shares: new(uint64(512))}, Pids: &specs.LinuxPids{Limit: new(int64(9))},
+			},
+		},
+		"none":  {before, nil, before},
+		"first": {nil, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(9))}}, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(9))}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &Bundle{path: "/b", spec: &specs.Spec{Hostname: "h", Linux: &specs.Linux{CgroupsPath: "/c", Resources: tc.before}}}
+			got, err := b.WithLimits(tc.update)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got.spec.Linux.Resources, tc.want) || got.spec.Linux.CgroupsPath != "/c" || got.spec.Hostname != "h" || got.path != "/b" {
+				t.Errorf("got %+v", got.spec.Linux.Resources)
+			}
+			if b.spec.Linux.Resources != tc.before || before.CPU != nil || *before.Memory.Limit != 1<<20 {
+				t.Error("the bundle itself has changed")
+			}
+		})
+	}
+}
+
 func TestSandboxFiles(t *testing.T) {
 	config := &runtime.PodSandboxConfig{
 		Hostname: "web-0",

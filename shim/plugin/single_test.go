@@ -124,11 +124,8 @@ func TestWaitingContainerRules(t *testing.T) {
 			_, err := h.tasks.Pause(h.ctx, &taskapi.PauseRequest{ID: "c1"})
 			return err
 		},
-		"update": func() error {
-			_, err := h.tasks.Update(h.ctx, &taskapi.UpdateTaskRequest{ID: "c1", Resources: &anypb.Any{Value: []byte("{}")}})
-			return err
-		},
-		"second container": func() error { return h.create("c2", stdioPaths{}, nil) },
+		"update beyond the VM": func() error { return h.update("c1", `{"memory":{"limit":1099511627776}}`) },
+		"second container":     func() error { return h.create("c2", stdioPaths{}, nil) },
 	}
 	for name, call := range calls {
 		if err := call(); !errdefs.IsFailedPrecondition(err) {
@@ -137,6 +134,34 @@ func TestWaitingContainerRules(t *testing.T) {
 	}
 	must(t, h.kill("c1", "e1", 9))
 	must(t, h.delete("c1", "e1"))
+}
+
+func (h *harness) update(id, resources string) error {
+	_, err := h.tasks.Update(h.ctx, &taskapi.UpdateTaskRequest{ID: id, Resources: &anypb.Any{Value: []byte(resources)}})
+	return err
+}
+
+// TestWaitingContainerIsUpdated changes the limits of a container whose VM is not there yet.
+func TestWaitingContainerIsUpdated(t *testing.T) {
+	h := newWaiting(t)
+	must(t, h.update("c1", `{"memory":{"limit":33554432},"pids":{"limit":7}}`))
+	must(t, h.update("c1", `{"pids":{"limit":8}}`))
+	if err := h.update("c1", `{"pids":`); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("update without sense: %v", err)
+	}
+	must(t, h.start("c1", ""))
+	limits := h.guest.Calls("CreateContainer")[0].Request.(*agentpb.CreateContainerRequest).GetOCI().GetLinux().GetResources()
+	if limits.GetMemory().GetLimit() != 33554432 || limits.GetPids().GetLimit() != 8 {
+		t.Errorf("the guest was told of limits %v", limits)
+	}
+	must(t, h.update("c1", `{"pids":{"limit":9}}`))
+	changed := h.guest.Calls("UpdateContainer")[0].Request.(*agentpb.UpdateContainerRequest)
+	if changed.GetResources().GetPids().GetLimit() != 9 {
+		t.Errorf("the guest was told of %v", changed)
+	}
+	must(t, h.kill("c1", "", 9))
+	h.wait("c1", "")
+	must(t, h.delete("c1", ""))
 }
 
 // TestWaitingContainerEnds lets a container end before, or by, its start. Nothing is held then, and it can be deleted.

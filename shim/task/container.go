@@ -89,6 +89,13 @@ func (c *container) waiting() *pending {
 	return c.pending
 }
 
+// wait changes what the container is to be made from.
+func (c *container) wait(next *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending = next
+}
+
 // process finds the first process (execID empty) or an exec.
 func (c *container) process(execID string) (*process, error) {
 	if execID == "" {

@@ -36,6 +36,9 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, fmt.Errorf("update container %s: %w", c.id, err)
 	}
+	if done, err := s.updatePending(ctx, c, &limits); done || err != nil {
+		return &emptypb.Empty{}, err
+	}
 	guest, err := c.inGuest()
 	if err != nil {
 		return nil, fmt.Errorf("update: %w", err)
@@ -45,4 +48,28 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	}
 	s.recordUser(ctx, c)
 	return &emptypb.Empty{}, nil
+}
+
+// updatePending changes the limits with which a container will be made whose VM boots at its start. It reports false for
+// all others.
+func (s *Service) updatePending(ctx context.Context, c *container, limits *specs.LinuxResources) (bool, error) {
+	c.init.op.Lock() // keeps the start out, which ends the waiting
+	defer c.init.op.Unlock()
+	made := c.waiting()
+	if made == nil {
+		return false, nil
+	}
+	if state, _ := c.init.current(); state != stateCreated {
+		return false, fmt.Errorf("update container %s: it is %s: %w", c.id, state, errdefs.ErrFailedPrecondition)
+	}
+	changed, err := made.bundle.WithLimits(limits)
+	if err != nil {
+		return false, fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	next := &pending{request: made.request, bundle: changed}
+	if err := s.checkPending(ctx, next); err != nil {
+		return false, fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	c.wait(next)
+	return true, nil
 }
