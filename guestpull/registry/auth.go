@@ -151,6 +151,11 @@ func explain(err error, ep endpoint) error {
 		errors.As(err, &unexpected) && unexpected.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("registry %s wants credentials for %s (401 Unauthorized) and the guest has none that it takes; name them in image.authenticated_registry_credentials_uri of the initdata's cdh.toml: %w",
 			ep.host, ep.ref.Locator, errdefs.ErrUnauthenticated)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), !errdefs.IsUnknown(errdefs.Resolve(err)):
+		return err
+	case errors.Is(err, errTruncated):
+		return fmt.Errorf("registry %s: %w: %w", ep.host, err, errdefs.ErrUnavailable)
 	}
-	return err
+	// Whatever else a registry does that no client can use: an address of an unknown kind, a broken encoding.
+	return fmt.Errorf("registry %s: %w: %w", ep.host, err, errdefs.ErrFailedPrecondition)
 }

@@ -208,7 +208,7 @@ func connectionError(req *http.Request, err error, attempts int) error {
 
 // answerError describes an answer with an error status.
 func answerError(req *http.Request, resp *http.Response, attempts int) error {
-	e := &statusError{class: errdefs.ErrUnknown}
+	e := &statusError{class: errdefs.ErrFailedPrecondition}
 	advice := ""
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound:

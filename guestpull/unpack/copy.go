@@ -78,10 +78,7 @@ func (l *linker) copyData(ctx context.Context, src *os.File, to int, size int64)
 		if err != nil {
 			return err
 		}
-		if _, err := unix.Seek(to, start, io.SeekStart); err != nil {
-			return err
-		}
-		if err := l.writer.content(ctx, to, end-start, io.NewSectionReader(src, start, end-start)); err != nil {
+		if err := l.writer.content(ctx, to, start, end-start, io.NewSectionReader(src, start, end-start)); err != nil {
 			return err
 		}
 		at = end

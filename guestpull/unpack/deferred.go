@@ -72,7 +72,7 @@ func (w *writer) deferLink(hdr *tar.Header, dir int, base, target string) error 
 			if link.Xattrs == nil {
 				link.Xattrs = map[string]string{}
 			}
-			link.Xattrs[key] = value
+			link.Xattrs[strings.Clone(key)] = strings.Clone(value)
 		}
 	}
 	w.links = append(w.links, link)

@@ -114,7 +114,7 @@ func (w *writer) file(ctx context.Context, hdr *tar.Header, dir int, base string
 			retErr = fmt.Errorf("close file: %w", err)
 		}
 	}()
-	if err := w.content(ctx, fd, hdr.Size, body); err != nil {
+	if err := w.content(ctx, fd, 0, hdr.Size, body); err != nil {
 		return err
 	}
 	if w.foreign(hdr) {
@@ -132,31 +132,6 @@ func (w *writer) file(ctx context.Context, hdr *tar.Header, dir int, base string
 		}
 	}
 	return setTimes(fd, "", hdr.AccessTime, hdr.ModTime, unix.AT_EMPTY_PATH)
-}
-
-// content copies exactly what the tar reader has for a file.
-func (w *writer) content(ctx context.Context, fd int, size int64, body io.Reader) error {
-	for left := size; left > 0; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := io.ReadFull(body, w.buf[:min(left, int64(len(w.buf)))])
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		}
-		for rest := w.buf[:n]; len(rest) > 0; {
-			m, err := unix.Write(fd, rest)
-			if err != nil && !errors.Is(err, unix.EINTR) {
-				return fmt.Errorf("write file: %w", err)
-			}
-			rest = rest[max(m, 0):]
-		}
-		left -= int64(n)
-	}
-	return nil
 }
 
 // directory makes a directory, or gives one that is there new attributes.

@@ -8,12 +8,14 @@ package unpack
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -25,12 +27,19 @@ import (
 
 const bufferSize = 128 << 10
 
-// Limits bounds what one layer may unpack to.
+// Limits bounds what one layer may unpack to. A limit of 0 is the default's.
 type Limits struct {
 	// Bytes is the largest sum of file sizes, and the largest tar stream.
 	Bytes int64
-	// Entries is the largest number of files, directories, links and markers.
+	// Entries is the largest number of files, directories, links and markers, with the directories that it only implies.
 	Entries int
+	// Depth is the largest number of components of a name.
+	Depth int
+	// Names is the most of names that may be kept in memory until the layer ends, in bytes: those of directories, whiteouts
+	// and links.
+	Names int64
+	// Sparse is the largest sum of the sizes of sparse files. Their holes take no space, and time to read.
+	Sparse int64
 	// Xattrs is the largest sum of the extended attributes of one entry in bytes.
 	Xattrs int
 	// Window is the largest zstd window in bytes, which is what a decoder must keep in memory.
@@ -39,7 +48,19 @@ type Limits struct {
 
 // DefaultLimits bound memory, not honest images: they allow what registries hold. Space is bounded by Unpacker's space check.
 func DefaultLimits() Limits {
-	return Limits{Bytes: 1 << 40, Entries: 4 << 20, Xattrs: 256 << 10, Window: 64 << 20}
+	return Limits{
+		Bytes: 1 << 40, Entries: 4 << 20, Depth: 256, Names: 64 << 20, Sparse: 32 << 30, Xattrs: 256 << 10, Window: 64 << 20,
+	}
+}
+
+// orDefault fills in what is not set.
+func (l Limits) orDefault() Limits {
+	d := DefaultLimits()
+	return Limits{
+		Bytes: cmp.Or(l.Bytes, d.Bytes), Entries: cmp.Or(l.Entries, d.Entries), Depth: cmp.Or(l.Depth, d.Depth),
+		Names: cmp.Or(l.Names, d.Names), Sparse: cmp.Or(l.Sparse, d.Sparse), Xattrs: cmp.Or(l.Xattrs, d.Xattrs),
+		Window: cmp.Or(l.Window, d.Window),
+	}
 }
 
 // Unpacker unpacks layers.
@@ -81,7 +102,7 @@ func WithSpread(spread func() bool) Option {
 
 // New returns an Unpacker.
 func New(limits Limits, opts ...Option) *Unpacker {
-	u := &Unpacker{limits: limits, place: procPlace{}, mask: umask(), spread: func() bool { return false }}
+	u := &Unpacker{limits: limits.orDefault(), place: procPlace{}, mask: umask(), spread: func() bool { return false }}
 	for _, opt := range opts {
 		opt(u)
 	}
@@ -139,6 +160,10 @@ func (u *Unpacker) apply(ctx context.Context, w *writer, q *quota) error {
 			return err
 		}
 		hdr.Name = path.Clean(hdr.Name)
+		if len(hdr.PAXRecords) > 0 {
+			// What is kept of a name must not keep all of the extended header that it is a part of.
+			hdr.Name = strings.Clone(hdr.Name)
+		}
 		if err := q.entry(hdr); err != nil {
 			return err
 		}
@@ -185,7 +210,7 @@ func classify(err error) error {
 	case hasPath:
 		// A path of the workload is in it; the operation and the errno are enough for an admin.
 		return classify(fmt.Errorf("%s: %w", corrupt.Op, corrupt.Err))
-	case names(err), errors.Is(err, tar.ErrHeader),
+	case names(err), errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong),
 		errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, zstd.ErrCRCMismatch), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}

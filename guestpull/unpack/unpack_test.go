@@ -152,16 +152,25 @@ func checkNoDevices(t *testing.T, dir string) {
 
 func TestQuota(t *testing.T) {
 	require.Root(t)
-	small := Limits{Bytes: 64 << 10, Entries: 8, Xattrs: 100, Window: 1 << 20}
+	small := Limits{Bytes: 64 << 10, Entries: 8, Depth: 4, Names: 800, Xattrs: 100, Window: 1 << 20}
 	many := make([]rt.Entry, 9)
 	for i := range many {
 		many[i] = rt.Entry{Name: fmt.Sprintf("f%d", i)}
 	}
+	dirs := make([]rt.Entry, 3)
+	for i := range dirs {
+		dirs[i] = rt.Entry{Name: fmt.Sprintf("%0200d/", i)}
+	}
 	cases := map[string]struct {
 		entries []rt.Entry
-		space   func() (int64, error)
 		wantErr error
 	}{
+		"deep":             {entries: []rt.Entry{{Name: "a/b/c/d"}}},
+		"too deep":         {entries: []rt.Entry{{Name: "a/b/c/d/e"}}, wantErr: errdefs.ErrInvalidArgument},
+		"implied folders":  {entries: []rt.Entry{{Name: "a/b/c/d"}, {Name: "e/f/g/h"}, {Name: "i"}}, wantErr: errdefs.ErrOutOfRange},
+		"names of folders": {entries: dirs, wantErr: errdefs.ErrOutOfRange},
+		"names of links":   {entries: []rt.Entry{{Name: "l", Type: tar.TypeLink, Link: strings.Repeat("l/", 400)}}, wantErr: errdefs.ErrOutOfRange},
+		"attributes":       {entries: []rt.Entry{{Name: "f", Xattrs: map[string]string{"user.x": strings.Repeat("x", 100)}}}, wantErr: errdefs.ErrOutOfRange},
 		"fits":             {entries: []rt.Entry{{Name: "f", Body: strings.Repeat("x", 30<<10)}}},
 		"too many bytes":   {entries: []rt.Entry{{Name: "f", Body: strings.Repeat("x", 65<<10)}}, wantErr: errdefs.ErrOutOfRange},
 		"sum of bytes":     {entries: []rt.Entry{{Name: "f", Body: strings.Repeat("x", 40<<10)}, {Name: "g", Body: strings.Repeat("x", 40<<10)}}, wantErr: errdefs.ErrOutOfRange},
@@ -177,7 +186,7 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-func TestSparseFileCannotFillMemory(t *testing.T) {
+func TestSparseFileOfGiBs(t *testing.T) {
 	require.Root(t)
 	// A GNU sparse file of 8 GiB in PAX form: a map with one byte at the end, in a stream of a few KiB.
 	var buf bytes.Buffer
@@ -199,10 +208,16 @@ func TestSparseFileCannotFillMemory(t *testing.T) {
 	if h, err := tar.NewReader(bytes.NewReader(stream)).Next(); err != nil || h.Size != 8589934592 {
 		t.Fatalf("the test's own stream is %+v, %v", h, err)
 	}
-	dir := t.TempDir()
-	u := New(DefaultLimits(), WithSpace(func() (int64, error) { return 1 << 30, nil }))
-	if _, _, err := u.Apply(t.Context(), dir, bytes.NewReader(stream)); !errors.Is(err, errdefs.ErrResourceExhausted) {
-		t.Fatalf("got %v", err)
+	// Its holes take no space, and what may be made of them has a limit of its own.
+	dir := require.Tmpfs(t, 0, "size=1m")
+	if _, _, err := New(DefaultLimits(), WithSpace(func() (int64, error) { return 1 << 20, nil })).Apply(t.Context(), dir, bytes.NewReader(stream)); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "f")); err != nil || info.Size() != 8<<30 {
+		t.Errorf("file is %+v, %v", info, err)
+	}
+	if _, _, err := New(Limits{Sparse: 4 << 30}).Apply(t.Context(), t.TempDir(), bytes.NewReader(stream)); !errors.Is(err, errdefs.ErrOutOfRange) {
+		t.Errorf("got %v", err)
 	}
 }
 

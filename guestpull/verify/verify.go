@@ -46,12 +46,15 @@ func New(limits Limits) *Verifier {
 
 // document has the fields that tell an index from a manifest.
 type document struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	Manifests     []json.RawMessage `json:"manifests"`
-	Layers        []json.RawMessage `json:"layers"`
-	FSLayers      []json.RawMessage `json:"fsLayers"`
+	SchemaVersion int    `json:"schemaVersion"`
+	MediaType     string `json:"mediaType"`
+	Manifests     count  `json:"manifests"`
+	Layers        count  `json:"layers"`
+	FSLayers      count  `json:"fsLayers"`
 }
+
+// maxManifests is the largest number of manifests in an index; there are some dozens of platforms, with an attestation each.
+const maxManifests = 1024
 
 // Choose looks at the document that a reference names. For an index it returns the descriptor of the manifest that fits
 // platform best and true; for a manifest it returns false. platform is written like linux/amd64.
@@ -60,7 +63,7 @@ func (v *Verifier) Choose(raw []byte, platform string) (desc ocispec.Descriptor,
 	if err != nil {
 		return ocispec.Descriptor{}, false, err
 	}
-	if len(doc.Manifests) == 0 && !mediatype.IsIndex(doc.MediaType) {
+	if doc.Manifests == 0 && !mediatype.IsIndex(doc.MediaType) {
 		return ocispec.Descriptor{}, false, nil
 	}
 	var index ocispec.Index
@@ -114,7 +117,7 @@ func (v *Verifier) Manifest(raw []byte) (*ocispec.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(doc.Manifests) > 0 || mediatype.IsIndex(doc.MediaType) {
+	if doc.Manifests > 0 || mediatype.IsIndex(doc.MediaType) {
 		return nil, fmt.Errorf("an index was found where the manifest of one image belongs: %w", errdefs.ErrInvalidArgument)
 	}
 	var m ocispec.Manifest
@@ -146,10 +149,15 @@ func (v *Verifier) Config(raw []byte, layers int, platform string) (*ocispec.Ima
 	if int64(len(raw)) > v.limits.Config {
 		return nil, fmt.Errorf("image configuration has %d bytes, the limit is %d: %w", len(raw), v.limits.Config, errdefs.ErrInvalidArgument)
 	}
-	var config ocispec.Image
-	if err := json.Unmarshal(raw, &config); err != nil {
+	doc := struct {
+		ocispec.Image
+		// Nobody here asks for it, and in memory it may take a hundred times what it takes on the way.
+		History json.RawMessage `json:"history"`
+	}{}
+	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, fmt.Errorf("parse image configuration: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	config := doc.Image
 	if config.RootFS.Type != "layers" {
 		return nil, fmt.Errorf("image configuration has rootfs type %.64q, want \"layers\": %w", config.RootFS.Type, errdefs.ErrInvalidArgument)
 	}
@@ -181,17 +189,21 @@ func (v *Verifier) document(raw []byte) (*document, error) {
 		return nil, fmt.Errorf("parse image manifest: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	switch {
-	case doc.SchemaVersion == 1 || len(doc.FSLayers) > 0:
+	case doc.Manifests > maxManifests:
+		return nil, fmt.Errorf("image index lists %d manifests, the limit is %d: %w", doc.Manifests, maxManifests, errdefs.ErrInvalidArgument)
+	case int(doc.Layers) > v.limits.Layers:
+		return nil, fmt.Errorf("image has %d layers, the limit is %d: %w", doc.Layers, v.limits.Layers, errdefs.ErrInvalidArgument)
+	case doc.SchemaVersion == 1 || doc.FSLayers > 0:
 		return nil, fmt.Errorf("image has a Docker schema 1 manifest; push it again with a current tool: %w", errdefs.ErrNotImplemented)
 	case doc.SchemaVersion != 2:
 		return nil, fmt.Errorf("image manifest has schema version %d, want 2: %w", doc.SchemaVersion, errdefs.ErrInvalidArgument)
-	case len(doc.Manifests) > 0 && len(doc.Layers) > 0:
+	case doc.Manifests > 0 && doc.Layers > 0:
 		// Such a document means one thing to a reader of indexes and another to a reader of manifests.
 		return nil, fmt.Errorf("image manifest is an index and a manifest at once: %w", errdefs.ErrInvalidArgument)
 	case doc.MediaType != "" && !mediatype.IsIndex(doc.MediaType) && !mediatype.IsManifest(doc.MediaType):
 		return nil, fmt.Errorf("image manifest has media type %.128q: %w", doc.MediaType, errdefs.ErrNotImplemented)
-	case mediatype.IsManifest(doc.MediaType) && len(doc.Manifests) > 0,
-		mediatype.IsIndex(doc.MediaType) && len(doc.Layers) > 0:
+	case mediatype.IsManifest(doc.MediaType) && doc.Manifests > 0,
+		mediatype.IsIndex(doc.MediaType) && doc.Layers > 0:
 		return nil, fmt.Errorf("image manifest does not match its media type %q: %w", doc.MediaType, errdefs.ErrInvalidArgument)
 	}
 	return &doc, nil

@@ -32,6 +32,7 @@ type Entry struct {
 	Mode             int64 // default 0644, directories 0755
 	UID, GID         int
 	Xattrs           map[string]string
+	PAX              map[string]string // further records of the extended header
 	Major, Minor     int64
 }
 
@@ -73,6 +74,9 @@ func (e Entry) header() *tar.Header {
 		if h.Typeflag == tar.TypeDir {
 			h.Mode = 0o755
 		}
+	}
+	if len(e.PAX) > 0 {
+		h.PAXRecords = maps.Clone(e.PAX)
 	}
 	for key, value := range e.Xattrs {
 		if h.PAXRecords == nil {
