@@ -44,7 +44,7 @@ client-suite: setup guest ## run containerd's own client tests with Coffer (RUN=
 	@$(GO) run ./integration/clientsuite $(if $(RUN),--run '$(RUN)')
 
 .PHONY: bench-pull
-bench-pull: build ## measure coffer-pull against this machine's limits and other tools, and write out/bench/pull.json and .svg (ARGS='--help' for more)
+bench-pull: build ## measure coffer-pull against this machine's limits and other tools, and write out/bench/pull.json and .svg (ARGS='--scaling' measures by layers, files and cores too)
 	@$(GO) run ./integration/bench/pull --out out/bench $(ARGS)
 
 .PHONY: bench-setup

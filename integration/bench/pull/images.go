@@ -66,19 +66,26 @@ func chooseImages(names []string, quick bool) ([]imageSpec, error) {
 		if len(names) > 0 && !slices.Contains(names, spec.Name) {
 			continue
 		}
-		if quick {
-			spec.Name += "-quick"
-			spec.Layers = slices.Clone(spec.Layers)
-			for i := range spec.Layers {
-				spec.Layers[i].Bytes /= quickBy
-			}
-		}
 		chosen = append(chosen, spec)
+	}
+	if quick {
+		shrink(chosen)
 	}
 	if want := max(len(names), 1); len(names) > 0 && len(chosen) != want {
 		return nil, fmt.Errorf("--images %s: the images are %s, each to be named once", strings.Join(names, ","), imageNames())
 	}
 	return chosen, nil
+}
+
+// shrink makes images small enough for tests of the benchmark.
+func shrink(specs []imageSpec) {
+	for i := range specs {
+		specs[i].Name += "-quick"
+		specs[i].Layers = slices.Clone(specs[i].Layers)
+		for j := range specs[i].Layers {
+			specs[i].Layers[j].Bytes /= quickBy
+		}
+	}
 }
 
 func (s imageSpec) packing() string {

@@ -29,6 +29,7 @@ func app() *cli.App {
 			&cli.IntFlag{Name: "runs", Value: 3, Usage: "runs of each tool on each image"},
 			&cli.StringSliceFlag{Name: "peers", Usage: "only these tools beside Coffer: " + peerNames() + ", or none (default: those installed)"},
 			&cli.BoolFlag{Name: "quick", Usage: "images of a hundredth of the size: shows that the benchmark works, not how fast anything is"},
+			&cli.BoolFlag{Name: "scaling", Usage: "measure too how Coffer's cost grows with layers, files and cores"},
 			&cli.StringFlag{Name: "coffer-pull", Value: "bin/coffer-pull", Usage: "the program to measure"},
 			&cli.StringFlag{Name: "cache", Usage: "folder for generated images (default: bench in the tool cache)"},
 			&cli.StringFlag{Name: "decoder", Usage: "imgcrypt's ctd-decoder for containerd (default: one like it, built in)"},
@@ -75,6 +76,11 @@ func measure(c *cli.Context) (retErr error) {
 	r := newReport(c.Bool("quick"))
 	if err := b.run(c.Context, images, c.Int("runs"), r); err != nil {
 		return err
+	}
+	if c.Bool("scaling") {
+		if err := b.scale(c.Context, cache, c.Bool("quick"), c.Int("runs"), r); err != nil {
+			return err
+		}
 	}
 	r.print(c.App.Writer)
 	path, err := r.write(c.String("out"))

@@ -34,7 +34,7 @@ func TestBenchmarkWorks(t *testing.T) {
 	a := app()
 	a.Writer = &table
 	err := a.RunContext(t.Context(), []string{
-		"pull", "--quick", "--runs", "2", "--images", "app-gzip,app-zstd", "--peers", nameContainerd,
+		"pull", "--quick", "--runs", "2", "--scaling", "--images", "app-gzip,app-zstd", "--peers", nameContainerd,
 		"--coffer-pull", binary, "--cache", t.TempDir(), "--out", out,
 	})
 	if err != nil {
@@ -72,6 +72,7 @@ func TestBenchmarkWorks(t *testing.T) {
 	if !strings.Contains(table.String(), "CPU/BOUND") {
 		t.Errorf("table:\n%s", table.String())
 	}
+	checkScaling(t, &r)
 	svg, err := os.ReadFile(filepath.Join(out, "pull.svg"))
 	if err != nil {
 		t.Fatal(err)
@@ -152,5 +153,25 @@ func TestChooseImages(t *testing.T) {
 	}
 	if _, err := chooseImages([]string{"nonsense"}, false); err == nil {
 		t.Error("an unknown image is taken")
+	}
+}
+
+// checkScaling wants each series, with what changes growing from point to point.
+func checkScaling(t *testing.T, r *report) {
+	t.Helper()
+	if len(r.Scaling) != 3 {
+		t.Fatalf("%d series, want 3", len(r.Scaling))
+	}
+	for _, s := range r.Scaling {
+		last := int64(0)
+		for _, p := range s.Points {
+			if p.N <= last || p.CPU <= 0 || p.Wall <= 0 || p.PerByte <= 0 || p.Speed <= 0 || (s.By == byFiles && last > 0) != (p.PerFile != nil) {
+				t.Errorf("by %s: %+v after %d", s.By, p, last)
+			}
+			last = p.N
+		}
+		if last == 0 {
+			t.Errorf("by %s: no points", s.By)
+		}
 	}
 }

@@ -82,6 +82,8 @@ type report struct {
 	// Limits are megabytes (10^6) per second of one core unless the name says otherwise; inflate_IMAGE is per unpacked byte.
 	Limits map[string]float64 `json:"limits"`
 	Images []*result          `json:"images"`
+	// Scaling has Coffer's cost by number of layers, files and cores.
+	Scaling []series `json:"scaling,omitempty"`
 }
 
 // machine is where it was measured.
@@ -185,11 +187,16 @@ func pairwise(peer, own []run) *float64 {
 	return &m
 }
 
-// write writes pull.json and pull.svg and returns the path of the first.
+// write writes pull.json, pull.svg and, with a series, pull-scaling.svg, and returns the path of the first.
 func (r *report) write(dir string) (string, error) {
 	path, err := program.WriteJSON(dir, "pull.json", r)
 	if err != nil {
 		return "", err
+	}
+	if len(r.Scaling) > 0 {
+		if err := os.WriteFile(filepath.Join(dir, "pull-scaling.svg"), r.scalingChart(), 0o644); err != nil {
+			return "", err
+		}
 	}
 	return path, os.WriteFile(filepath.Join(dir, "pull.svg"), r.chart(), 0o644)
 }

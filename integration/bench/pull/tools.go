@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,7 @@ type place struct {
 type coffer struct {
 	*place
 	binary string
+	prefix []string // what runs the program, if not the benchmark itself
 }
 
 func (c *coffer) prepare() (string, error) {
@@ -43,9 +45,9 @@ func (c *coffer) prepare() (string, error) {
 func (c *coffer) keyFile() string { return filepath.Join(c.scratch, "kek") }
 
 func (c *coffer) pull(ctx context.Context, img *image, target string) (usage, error) {
-	u, out, err := runAll(ctx, target, command{args: []string{
+	u, out, err := runAll(ctx, target, command{args: append(slices.Clone(c.prefix),
 		c.binary, "--plain-http", c.registry.host, "--key-file", c.keyFile(), "--json", c.registry.ref(img), filepath.Join(target, "store"),
-	}})
+	)})
 	if err != nil {
 		return u, err
 	}
