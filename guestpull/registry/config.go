@@ -103,15 +103,27 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// roots are the system's authorities and the extra ones.
+// roots are the system's authorities and the extra ones; nil are the system's alone, which are read when they are needed.
 func (c *Config) roots() (*x509.CertPool, error) {
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		// A guest image may hold no certificates at all; then only the extra ones count.
-		pool = x509.NewCertPool()
+	if len(c.ExtraRoots) == 0 {
+		return nil, nil
 	}
-	if len(c.ExtraRoots) > 0 && !pool.AppendCertsFromPEM(c.ExtraRoots) {
+	pool := withSystem(nil)
+	if !pool.AppendCertsFromPEM(c.ExtraRoots) {
 		return nil, fmt.Errorf("extra root certificates hold no PEM certificate: %w", errdefs.ErrInvalidArgument)
 	}
 	return pool, nil
+}
+
+// withSystem is a copy of a pool, or of the system's authorities for nil.
+func withSystem(pool *x509.CertPool) *x509.CertPool {
+	if pool != nil {
+		return pool.Clone()
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		// A guest image may hold no certificates at all; then only what is added counts.
+		return x509.NewCertPool()
+	}
+	return pool
 }

@@ -47,7 +47,7 @@ func newSite(c *Config, h *Host, roots *x509.CertPool) (*site, error) {
 		}
 		base.TLSClientConfig.Certificates = h.Certificates
 		if len(h.Roots) > 0 {
-			own := roots.Clone()
+			own := withSystem(roots)
 			if !own.AppendCertsFromPEM(h.Roots) {
 				return nil, fmt.Errorf("ca of registry host %s holds no PEM certificate: %w", h.Address, errdefs.ErrInvalidArgument)
 			}
