@@ -21,7 +21,7 @@ const (
 	shimName       = "containerd-shim-coffer-v2"
 	podAnnotations = "io.katacontainers.*"
 	remapIDs       = "remap-ids"
-	dropIn         = "put contrib/containerd/coffer.toml into containerd's imports and restart containerd"
+	dropIn         = "put contrib/containerd/coffer.toml into /etc/containerd/conf.d, have imports = [\"/etc/containerd/conf.d/*.toml\"] in containerd's config.toml, and restart containerd"
 )
 
 // minContainerd is the oldest version that works: major and minor.
