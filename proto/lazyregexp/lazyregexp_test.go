@@ -1,6 +1,9 @@
 package lazyregexp
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestMatchString(t *testing.T) {
 	t.Parallel()
@@ -20,4 +23,14 @@ func TestBadPatternFailsInTests(t *testing.T) {
 		}
 	}()
 	New("(")
+}
+
+func TestFindStringSubmatch(t *testing.T) {
+	t.Parallel()
+	r := New("^/([a-z]+)/([0-9]*)$")
+	for s, want := range map[string][]string{"/ab/12": {"/ab/12", "ab", "12"}, "/ab/": {"/ab/", "ab", ""}, "/ab/c": nil} {
+		if got := r.FindStringSubmatch(s); !slices.Equal(got, want) {
+			t.Errorf("FindStringSubmatch(%q) = %q, want %q", s, got, want)
+		}
+	}
 }

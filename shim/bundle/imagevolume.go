@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"regexp"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -14,6 +13,7 @@ import (
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/hostroot"
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 	"github.com/coffer-project/coffer/proto/volume"
 )
 
@@ -21,10 +21,10 @@ import (
 var (
 	// imageVolumePath is where containerd mounts the snapshot of an image that a pod mounts as a volume, and the part of
 	// it that the container gets. The pod and the digest of the image's manifest or index are in the path.
-	imageVolumePath = regexp.MustCompile(`^(/.*/image-volumes/[^/]+/[0-9a-f]{64})(/.*)?$`)
+	imageVolumePath = lazyregexp.New(`^(/.*/image-volumes/[^/]+/[0-9a-f]{64})(/.*)?$`)
 	// declaredVolumePath is the folder that containerd makes for a volume that the container's own image declares: the
 	// container, then a number.
-	declaredVolumePath = regexp.MustCompile(`/containers/([^/]+)/volumes/[0-9a-f]{64}$`)
+	declaredVolumePath = lazyregexp.New(`/containers/([^/]+)/volumes/[0-9a-f]{64}$`)
 )
 
 // maxImageVolumes is what our guest takes.

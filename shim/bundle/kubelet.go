@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // The kubelet tells a runtime nothing of volumes but paths of the host; what kind of volume one is has to be read from
@@ -26,13 +27,13 @@ const (
 
 var (
 	// volumePath is a pod's volume: the plugin that made it, then its name.
-	volumePath = regexp.MustCompile(`^(.*/pods/[^/]+)/volumes/([^/]+~[^/]+)/([^/]+)`)
+	volumePath = lazyregexp.New(`^(.*/pods/[^/]+)/volumes/([^/]+~[^/]+)/([^/]+)`)
 	// subPath is the mount by which the kubelet gives a container a part of a volume: the pod, then the volume's name.
-	subPath = regexp.MustCompile(`^(.*/pods/[^/]+)/volume-subpaths/([^/]+)/[^/]+/[0-9]+$`)
+	subPath = lazyregexp.New(`^(.*/pods/[^/]+)/volume-subpaths/([^/]+)/[^/]+/[0-9]+$`)
 	// livePath is a volume of files that the kubelet keeps up to date.
-	livePath = regexp.MustCompile(`/kubernetes\.io~(configmap|secret|projected|downward-api)/[^/]+$`)
+	livePath = lazyregexp.New(`/kubernetes\.io~(configmap|secret|projected|downward-api)/[^/]+$`)
 	// terminationPath is the file in which the kubelet looks for a container's last message.
-	terminationPath = regexp.MustCompile(`/pods/[^/]+/containers/[^/]+/[0-9a-f]{8}$`)
+	terminationPath = lazyregexp.New(`/pods/[^/]+/containers/[^/]+/[0-9a-f]{8}$`)
 )
 
 // ephemeralPlugins make volumes that live no longer than their pod; all others hold data that must not be lost.

@@ -3,7 +3,6 @@ package bundle
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/containerd/api/types"
@@ -11,6 +10,7 @@ import (
 	"github.com/containerd/log"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 	ocipb "github.com/coffer-project/coffer/proto/oci"
 	"github.com/coffer-project/coffer/shim/hostfiles"
 )
@@ -22,8 +22,8 @@ const maxHostname = 64
 const guestRun = "/run/kata-containers"
 
 var (
-	idPattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
-	versionPattern = regexp.MustCompile(`^1\.[0-9]{1,3}\.[0-9]{1,3}(-[0-9A-Za-z.+-]{1,32})?$`)
+	idPattern      = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+	versionPattern = lazyregexp.New(`^1\.[0-9]{1,3}\.[0-9]{1,3}(-[0-9A-Za-z.+-]{1,32})?$`)
 )
 
 // Options say what a request needs beyond the bundle.

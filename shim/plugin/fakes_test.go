@@ -183,43 +183,43 @@ func (l *eventLog) of(container string) []string {
 }
 
 // awaitExit waits for the exit event of a process.
-func (l *eventLog) awaitExit(t *testing.T, id string) *eventsapi.TaskExit {
+func (l *eventLog) awaitExit(t *testing.T, id string) (exit *eventsapi.TaskExit) {
 	t.Helper()
-	deadline := time.After(patience)
-	for {
-		l.mu.Lock()
-		changed := l.changed
-		for _, event := range l.events {
-			if exit, ok := event.(*eventsapi.TaskExit); ok && exit.GetID() == id {
-				l.mu.Unlock()
-				return exit
-			}
+	if !l.await(func() bool {
+		exits := l.exits()
+		i := slices.IndexFunc(exits, func(e *eventsapi.TaskExit) bool { return e.GetID() == id })
+		if i >= 0 {
+			exit = exits[i]
 		}
-		l.mu.Unlock()
-		select {
-		case <-changed:
-		case <-deadline:
-			t.Fatalf("no exit event of %s", id)
-		}
+		return i >= 0
+	}) {
+		t.Fatalf("no exit event of %s", id)
 	}
+	return exit
 }
 
 // awaitTopics waits until a container's events are the wanted ones.
 func (l *eventLog) awaitTopics(t *testing.T, container string, want ...string) {
 	t.Helper()
+	if !l.await(func() bool { return slices.Equal(l.of(container), want) }) {
+		t.Fatalf("events of %s are %q, want %q", container, l.of(container), want)
+	}
+}
+
+// await looks at the events, now and after each further one, until it finds what it wants, and tells whether it did.
+func (l *eventLog) await(look func() (found bool)) bool {
 	deadline := time.After(patience)
 	for {
 		l.mu.Lock()
 		changed := l.changed
 		l.mu.Unlock()
-		have := l.of(container)
-		if slices.Equal(have, want) {
-			return
+		if look() {
+			return true
 		}
 		select {
 		case <-changed:
 		case <-deadline:
-			t.Fatalf("events of %s are %q, want %q", container, have, want)
+			return false
 		}
 	}
 }

@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,24 +33,19 @@ func (l *eventLog) ours(t *testing.T) []*event.Event {
 }
 
 // awaitOurs waits for an event of a topic.
-func (l *eventLog) awaitOurs(t *testing.T, topic string) *event.Event {
+func (l *eventLog) awaitOurs(t *testing.T, topic string) (found *event.Event) {
 	t.Helper()
-	deadline := time.After(patience)
-	for {
-		l.mu.Lock()
-		changed := l.changed
-		l.mu.Unlock()
-		for _, e := range l.ours(t) {
-			if e.Topic == topic {
-				return e
-			}
+	if !l.await(func() bool {
+		all := l.ours(t)
+		i := slices.IndexFunc(all, func(e *event.Event) bool { return e.Topic == topic })
+		if i >= 0 {
+			found = all[i]
 		}
-		select {
-		case <-changed:
-		case <-deadline:
-			t.Fatalf("no event %s", topic)
-		}
+		return i >= 0
+	}) {
+		t.Fatalf("no event %s", topic)
 	}
+	return found
 }
 
 // createSlowly begins a creation that ends when the returned function is called, with its error.

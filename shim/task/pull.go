@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +12,7 @@ import (
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	guestpullpb "github.com/coffer-project/coffer/proto/guestpull/v1"
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/event"
 	"github.com/coffer-project/coffer/shim/sandbox"
@@ -35,7 +35,7 @@ const (
 // pullPhases are the phases that a guest may name while it pulls. The shim itself says how a pull ended.
 var pullPhases = []string{"resolve", "attest", "fetch"}
 
-var stepPattern = regexp.MustCompile(`^[a-z][a-z_]{0,31}$`)
+var stepPattern = lazyregexp.New(`^[a-z][a-z_]{0,31}$`)
 
 // pull is what the node is told about one container's image while it is pulled in the guest.
 type pull struct {

@@ -5,11 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"unicode"
+
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
 // maxConsoleLine is where a line is cut. The guest writes what it likes.
@@ -122,7 +123,7 @@ func (l *lines) kept() []string {
 
 // noise is what a kernel prints of its registers and stack: the reason of a panic stands before it, and a message has no
 // room for both.
-var noise = regexp.MustCompile(`^\[ *[0-9.]+\] +(\?|<|Code:|Call Trace:|Kernel Offset:|Modules linked in:|---\[|` +
+var noise = lazyregexp.New(`^\[ *[0-9.]+\] +(\?|<|Code:|Call Trace:|Kernel Offset:|Modules linked in:|---\[|` +
 	`(RIP|RSP|RAX|RDX|RBP|R10|R13|FS|CS|CR2|DR0|DR3|CPU|PKRU|Hardware name):|[A-Za-z0-9_.]+\+0x[0-9a-f]+/0x)`)
 
 // telling returns the last n lines that are worth a place in an error message.

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/coffer-project/coffer/proto/lazyregexp"
 	"github.com/coffer-project/coffer/shim/transport"
 	"github.com/coffer-project/coffer/shim/vm"
 )
@@ -24,8 +24,8 @@ const (
 )
 
 var (
-	idPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
-	serialPattern = regexp.MustCompile(`^[a-z0-9-]{1,20}$`)
+	idPattern     = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+	serialPattern = lazyregexp.New(`^[a-z0-9-]{1,20}$`)
 )
 
 // Driver is the vm.Driver on QEMU. Its zero value can Cleanup, which depends on no option, and nothing else.
