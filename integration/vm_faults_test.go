@@ -61,6 +61,14 @@ func vmFaults(t *testing.T, dir string, tools harness.Tools) map[string]vmFault 
 			config: "[hypervisor]\nkernal = \"/boot/vmlinux\"\n[guest]\nboot_timeout = \"1ms\"\n",
 			want:   []string{"hypervisor.kernal", "shim-bad-config.toml.d/10-test.toml"},
 		},
+		"no-scratch-folder": {
+			config: "[scratch]\ndefault_mib = 64\ndir = \"/proc/scratch\"\n",
+			want:   []string{"make scratch disk (scratch.dir)", "mkdir /proc/scratch"},
+		},
+		"scratch-too-large": {
+			config: "[scratch]\ndefault_mib = 16777216\nmax_mib = 16777216\ndir = \"" + dir + "\"\n",
+			want:   []string{"16777216 MiB are needed in " + dir, "are free there"},
+		},
 		"no-root": {
 			config: "[hypervisor]\ninitrd = \"\"\n",
 			want:   []string{"Kernel panic", "Unable to mount root fs"},

@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
+	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/guestpull/server"
 )
 
@@ -34,6 +35,8 @@ type settings struct {
 	hotplug        time.Duration // how long a disk that the host has plugged in may take to appear
 	initdata       []byte        // nil: there is no measured document
 	cgroups        cgroup.Root
+	scratch        string                      // where the scratch disk is mounted; empty: nowhere
+	place          *scratch.Place              // the same for those who must wait for it
 	complete       func(context.Context) error // waits until the machine is fit for containers
 	phases         func() []server.Phase
 	pulls          *image.Tracker
@@ -68,13 +71,13 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 		return holder.Start(exits, cmd)
 	}
 	pod, err := sandbox.New(sandbox.Options{
-		Base: s.base, ResolvConf: s.resolvConf, Sysctls: "/proc/sys", Cgroups: s.cgroups, Holder: hold(true), UserHolder: holdUsers,
+		Base: s.base, ResolvConf: s.resolvConf, Sysctls: "/proc/sys", Cgroups: s.cgroups, Scratch: s.place, Holder: hold(true), UserHolder: holdUsers,
 	})
 	if err != nil {
 		return nil, err
 	}
 	containers, err := container.New(container.Options{
-		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Base: s.base, Cgroups: s.cgroups,
+		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Base: s.base, Cgroups: s.cgroups,
 		CgroupParent: "/coffer", PipeSize: s.pipeSize,
 	})
 	if err != nil {
@@ -83,6 +86,6 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	return server.New(server.Options{
 		Containers: containers, Pulls: s.pulls, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
 		Policy: policy.NewBuiltin(), BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
-		Forwards: s.init,
+		Forwards: s.init, Scratch: s.init,
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/guestpull/server"
 )
 
@@ -69,11 +70,13 @@ func hostSettings(base, runcPath, measured string) (settings, error) {
 		runc:       runcPath,
 		resolvConf: filepath.Join(base, "resolv.conf"),
 		cgroups:    cgroup.Default,
+		place:      scratch.NewPlace(),
 		complete:   func(context.Context) error { return nil },
 		phases:     func() []server.Phase { return nil },
 		pulls:      image.NewTracker(),
 		pullLimit:  20 * time.Minute,
 	}
+	s.place.Set("", nil)
 	if measured == "" {
 		return s, nil
 	}

@@ -57,7 +57,11 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	if !s.init {
 		dir = filepath.Join(s.base, "image") // a development machine keeps its own files as they are
 	}
-	layers, err := store.Open(dir, store.WithRetention(retention))
+	places := []store.Option{store.WithRetention(retention)}
+	if s.scratch != "" {
+		places = append(places, store.WithDisk(filepath.Join(s.scratch, "image")))
+	}
+	layers, err := store.Open(dir, places...)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/log"
+
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/image"
@@ -54,6 +56,18 @@ func (l *lateImages) Release(ctx context.Context, containerID string) error {
 	}
 }
 
+// scratchDir is where the scratch disk is mounted.
+const scratchDir = "/run/scratch"
+
+// noImages is the puller of a guest that lacks something.
+type noImages struct{ err error }
+
+// Pull says what.
+func (n noImages) Pull(context.Context, image.Request) (*image.Image, error) { return nil, n.err }
+
+// Release has nothing to do.
+func (noImages) Release(context.Context, string) error { return nil }
+
 // configure reads the measured document while the host is already served: its disk may appear late, and only containers need it. A
 // guest whose document or whose machine is bad must not go on with half of it.
 func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages) {
@@ -67,6 +81,17 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 	}
 	if document != nil {
 		s.initdata = document.Raw
+	}
+	found, err := m.Scratch(ctx, scratchDir)
+	if found && err == nil {
+		s.scratch = scratchDir
+	}
+	s.place.Set(s.scratch, err)
+	if err != nil {
+		// The machine is sound, and whoever creates a container learns why there is none.
+		log.G(ctx).WithError(err).Error("pod has no scratch disk")
+		images.set(noImages{err})
+		return
 	}
 	puller, err := newImages(ctx, s)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
+	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/guestpull/server"
 	"github.com/coffer-project/coffer/guestpull/transport"
 	"github.com/coffer-project/coffer/proto/mux"
@@ -47,6 +48,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		pipeSize:   m.Params.PipeSize,
 		hotplug:    m.Params.HotplugTimeout,
 		cgroups:    cgroup.Default,
+		place:      scratch.NewPlace(),
 		complete:   m.WaitComplete,
 		pulls:      image.NewTracker(),
 		pullLimit:  m.Params.ImagePullTimeout,

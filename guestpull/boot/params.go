@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+
+	"github.com/coffer-project/coffer/guestpull/scratch"
 )
 
 // maxCmdline is more than any kernel accepts on x86 (2 KiB), in bytes.
@@ -35,6 +37,8 @@ type Params struct {
 	HTTPSProxy, NoProxy string
 	// InitDataDigest is coffer.initdata_digest, written ALGORITHM:HEX. Zero when absent.
 	InitDataDigest InitDataDigest
+	// Scratch is coffer.scratch, encrypted or authenticated: the guest is to have a scratch disk. Default: none.
+	Scratch scratch.Protection
 	// Ignored names the agent.* parameters that this guest knows of no use for, for a warning.
 	Ignored []string
 }
@@ -63,6 +67,7 @@ var setters = map[string]func(*Params, string) error{
 	"agent.https_proxy":            func(p *Params, v string) error { p.HTTPSProxy = v; return nil },
 	"agent.no_proxy":               func(p *Params, v string) error { p.NoProxy = v; return nil },
 	"coffer.initdata_digest":       func(p *Params, v string) error { return setDigest(&p.InitDataDigest, v) },
+	"coffer.scratch":               func(p *Params, v string) error { return setScratch(&p.Scratch, v) },
 }
 
 // ParseParams reads a kernel command line. Parameters that belong to the kernel are passed over; agent.* parameters
@@ -133,6 +138,15 @@ func setPipeSize(to *int, value string) error {
 	}
 	*to = int(size)
 	return nil
+}
+
+func setScratch(to *scratch.Protection, value string) error {
+	switch p := scratch.Protection(value); p {
+	case scratch.Encrypted, scratch.Authenticated:
+		*to = p
+		return nil
+	}
+	return fmt.Errorf("scratch disk must be %s or %s: %w", scratch.Encrypted, scratch.Authenticated, errdefs.ErrInvalidArgument)
 }
 
 func setDigest(to *InitDataDigest, value string) error {

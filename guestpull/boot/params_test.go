@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+
+	"github.com/coffer-project/coffer/guestpull/scratch"
 )
 
 func TestParseParams(t *testing.T) {
@@ -23,6 +25,9 @@ func TestParseParams(t *testing.T) {
 		"timeouts":            {"agent.image_pull_timeout=7 agent.hotplug_timeout=1", func(p *Params) { p.ImagePullTimeout, p.HotplugTimeout = 7*time.Second, time.Second }, nil},
 		"proxy":               {"agent.https_proxy=http://p:3128/?a=b agent.no_proxy=.local", func(p *Params) { p.HTTPSProxy, p.NoProxy = "http://p:3128/?a=b", ".local" }, nil},
 		"digest":              {"coffer.initdata_digest=sha256:" + sum, func(p *Params) { p.InitDataDigest.Algorithm = "sha256"; p.InitDataDigest.Sum = repeat(0xab, 32) }, nil},
+		"scratch":             {"coffer.scratch=authenticated", func(p *Params) { p.Scratch = scratch.Authenticated }, nil},
+		"scratch, unknown":    {"coffer.scratch=plain", nil, errdefs.ErrInvalidArgument},
+		"scratch, nothing":    {"coffer.scratch", nil, errdefs.ErrInvalidArgument},
 		"kata's, unused":      {"agent.trace agent.devmode=1 agent.trace", func(p *Params) { p.Ignored = []string{"agent.devmode", "agent.trace"} }, nil},
 		"kernel's pipe":       {"agent.container_pipe_size=0", func(p *Params) { p.PipeSize = 0 }, nil},
 		"ours, unknown":       {"coffer.debug_shell", nil, errdefs.ErrInvalidArgument},

@@ -162,12 +162,38 @@ func (m *Manager) makeRootfs(ctx context.Context, c *Container, p *plan) error {
 	c.mu.Lock()
 	c.report, c.config = &img.Report, &img.Config.Config
 	c.mu.Unlock()
+	writable, err := m.makeWritable(ctx, c)
+	if err != nil {
+		return err
+	}
 	target := m.rootfs(c.id)
 	c.undo.push(func(context.Context) error { return mount.Unmount(target) })
-	if err := rootfs.Overlay(img.Layers, c.dir, target, p.owner()); err != nil {
+	if err := rootfs.Overlay(img.Layers, writable, target, p.owner()); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
 	return nil
+}
+
+// makeWritable makes the folder for what the container changes of its root: on the scratch disk, if there is one.
+func (m *Manager) makeWritable(ctx context.Context, c *Container) (string, error) {
+	disk, err := m.Scratch.Dir(ctx)
+	if err != nil {
+		return "", fmt.Errorf("container %s: %w", c.id, err)
+	}
+	if disk == "" {
+		return c.dir, nil
+	}
+	dir := filepath.Join(disk, "containers", c.id)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", fmt.Errorf("make folder of container %s on the scratch disk: %w", c.id, err)
+	}
+	c.undo.push(func(context.Context) error {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove folder of container %s on the scratch disk: %w", c.id, err)
+		}
+		return nil
+	})
+	return dir, nil
 }
 
 func (m *Manager) mountStorages(ctx context.Context, id string, storages []*agentpb.Storage) error {

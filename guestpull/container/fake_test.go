@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/guestpull/scratch"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
 )
@@ -190,8 +191,11 @@ func newFakes(t *testing.T) *fakes {
 			t.Fatal(err)
 		}
 	}
+	place := scratch.NewPlace()
+	place.Set("", nil)
 	m, err := New(Options{
-		Images: f.images, Runtime: f.runtime, Sandbox: f.sandbox, Base: base,
+		Scratch: place,
+		Images:  f.images, Runtime: f.runtime, Sandbox: f.sandbox, Base: base,
 		Holder:       func() (Process, error) { return f.runtime.start("holder") },
 		Cgroups:      cgroup.Root(t.TempDir()), // not a cgroup file system: no figures, nothing to remove
 		CgroupParent: "/coffer",

@@ -23,6 +23,12 @@ type Images interface {
 	Release(ctx context.Context, containerID string) error
 }
 
+// Scratch is the guest's scratch disk.
+type Scratch interface {
+	// Dir returns where it is mounted, empty when there is none. It may have to wait for it.
+	Dir(ctx context.Context) (string, error)
+}
+
 // Stdio is what a new process gets for its standard streams: a terminal that the runtime makes, or pipes.
 type Stdio struct {
 	Terminal bool

@@ -58,8 +58,13 @@ type Unpacker interface {
 
 // Store keeps unpacked layers, counted by owner.
 type Store interface {
-	// Check fails with errdefs.ErrResourceExhausted when layers of at least these sizes do not fit.
-	Check(sizes map[digest.Digest]int64) error
+	// Place chooses where the layers of an owner go, who is to have these packed sizes at least. It fails with
+	// errdefs.ErrResourceExhausted when they do not fit anywhere.
+	Place(owner string, sizes map[digest.Digest]int64) error
+	// Move chooses a larger place for what the owner has not got yet, and tells whether there is one.
+	Move(owner string) bool
+	// Explain adds to an error that means a full store what can be done about it.
+	Explain(owner string, err error) error
 	// Layer returns a layer's directory, which fill makes where it is missing.
 	Layer(ctx context.Context, owner string, id digest.Digest, fill func(ctx context.Context, dir string) error) (string, error)
 	Release(ctx context.Context, owner string) error

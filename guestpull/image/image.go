@@ -121,20 +121,25 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 	if err := p.unlock(ctx, found, rec); err != nil {
 		return nil, err
 	}
-	if err := p.store.Check(found.sizes()); err != nil {
-		return nil, noRoom(err)
-	}
-
 	owner := p.lease(req.ContainerID)
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, p.drop(ctx, req.ContainerID, owner))
 		}
 	}()
+	if err := p.store.Place(owner, found.sizes()); err != nil {
+		return nil, p.store.Explain(owner, err)
+	}
 	rec.pull.stage(stageFetch)
 	dirs, err := p.layers(ctx, owner, found, rec)
+	if errdefs.IsResourceExhausted(err) && p.store.Move(owner) {
+		// Only now it is known how large the layers are.
+		log.G(ctx).WithError(err).WithField("image", req.Reference).Info("image moves to the scratch disk")
+		rec.pull.again()
+		dirs, err = p.layers(ctx, owner, found, rec)
+	}
 	if err != nil {
-		return nil, noRoom(err)
+		return nil, p.store.Explain(owner, err)
 	}
 	img = &Image{
 		Reference:      req.Reference,
@@ -151,14 +156,6 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 		"bytes": done.BytesFetched, "bytes_per_s": done.Rate,
 	}).Info("image pulled")
 	return img, nil
-}
-
-// noRoom adds the cure to an error that means a full store.
-func noRoom(err error) error {
-	if !errdefs.IsResourceExhausted(err) {
-		return err
-	}
-	return fmt.Errorf("image does not fit into the guest's memory, give the pod more (its annotation io.katacontainers.config.hypervisor.default_memory, or default_memory_mib of the runtime configuration): %w", err)
 }
 
 // Release ends a container's ownership of all images that were pulled for it. It is safe to repeat, and for containers

@@ -207,6 +207,13 @@ func (p *tracked) final() Progress {
 	return p.state
 }
 
+// again tells that all layers are fetched once more, but those that are there.
+func (p *tracked) again() {
+	p.change(func(s *Progress) {
+		s.LayersDone, s.BytesFetched, p.meter = 0, 0, meter{at: time.Since(p.began)}
+	})
+}
+
 func (p *tracked) layerDone() { p.change(func(s *Progress) { s.LayersDone++ }) }
 
 // count counts the bytes that are read of a layer.

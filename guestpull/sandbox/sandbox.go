@@ -46,6 +46,8 @@ type Options struct {
 	// Sysctls is the folder of kernel variables, /proc/sys.
 	Sysctls string
 	Cgroups cgroup.Root
+	// Scratch is the guest's scratch disk.
+	Scratch container.Scratch
 	// Holder starts the first process of a new pid namespace, which reaps there and does nothing else.
 	Holder container.Holder
 	// UserHolder does the same in new user, UTS and IPC namespaces.
@@ -71,7 +73,7 @@ type Sandbox struct {
 
 // New returns a sandbox that is not created yet.
 func New(o Options) (*Sandbox, error) {
-	if o.Base == "" || o.ResolvConf == "" || o.Sysctls == "" || o.Cgroups == "" || o.Holder == nil || o.UserHolder == nil {
+	if o.Base == "" || o.ResolvConf == "" || o.Sysctls == "" || o.Cgroups == "" || o.Scratch == nil || o.Holder == nil || o.UserHolder == nil {
 		return nil, errors.New("sandbox lacks a part")
 	}
 	return &Sandbox{Options: o, oom: newOOMQueue(), storages: make(map[string]*agentpb.Storage), memories: make(map[string]*memory)}, nil
@@ -119,7 +121,7 @@ func (s *Sandbox) Create(ctx context.Context, req *agentpb.CreateSandboxRequest)
 	if err := s.makeNamespaces(req.GetHostname(), req.GetSandboxPidns()); err != nil {
 		return fmt.Errorf("create sandbox: %w", err)
 	}
-	if err := s.mountAll(req.GetStorages()); err != nil {
+	if err := s.mountAll(ctx, req.GetStorages()); err != nil {
 		return fmt.Errorf("create sandbox: %w", err)
 	}
 	if servers != nil {

@@ -20,15 +20,22 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
+	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
-func newSandbox(t *testing.T) *Sandbox {
+func newSandbox(t *testing.T) *Sandbox { return newSandboxWith(t, "") }
+
+// newSandboxWith has a scratch disk that is mounted at disk; empty: none.
+func newSandboxWith(t *testing.T, disk string) *Sandbox {
 	t.Helper()
 	base := t.TempDir()
+	place := scratch.NewPlace()
+	place.Set(disk, nil)
 	s, err := New(Options{
-		Base: base, ResolvConf: filepath.Join(base, "etc/resolv.conf"), Sysctls: filepath.Join(base, "sys"), Cgroups: cgroup.Root(t.TempDir()),
+		Scratch: place,
+		Base:    base, ResolvConf: filepath.Join(base, "etc/resolv.conf"), Sysctls: filepath.Join(base, "sys"), Cgroups: cgroup.Root(t.TempDir()),
 		Holder: func() (container.Process, error) { return start(exec.Command("sleep", "1000")) },
 		UserHolder: func(users spec.Users) (container.Process, error) {
 			cmd, err := holder.UserCommand("/bin/sleep", users)

@@ -37,9 +37,9 @@ var defaultShm = &agentpb.Storage{Driver: "ephemeral", Source: "shm", Fstype: "t
 	Options: []string{"noexec", "nosuid", "nodev", "mode=1777", "size=67108864"}}
 
 // mountAll mounts the storages that come with the sandbox, and its shared memory. The caller holds the lock.
-func (s *Sandbox) mountAll(storages []*agentpb.Storage) error {
+func (s *Sandbox) mountAll(ctx context.Context, storages []*agentpb.Storage) error {
 	for _, storage := range storages {
-		if err := s.mountLocked(storage); err != nil {
+		if err := s.mountLocked(ctx, storage); err != nil {
 			return err
 		}
 	}
@@ -49,21 +49,21 @@ func (s *Sandbox) mountAll(storages []*agentpb.Storage) error {
 	}
 	storage := proto.CloneOf(defaultShm)
 	storage.MountPoint = shm
-	return s.mountLocked(storage)
+	return s.mountLocked(ctx, storage)
 }
 
-// Mount makes a storage of the pod present, in guest memory. It stays for the life of the pod; several containers may ask for the same
+// Mount makes a storage of the pod present, in guest memory or on the scratch disk. It stays for the life of the pod; several containers may ask for the same
 // one. InvalidArgument: it is of a kind that this guest does not offer, or differs from the one that is there.
-func (s *Sandbox) Mount(_ context.Context, storage *agentpb.Storage) error {
+func (s *Sandbox) Mount(ctx context.Context, storage *agentpb.Storage) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != StateCreated {
 		return fmt.Errorf("sandbox is %s: %w", s.state, errdefs.ErrFailedPrecondition)
 	}
-	return s.mountLocked(storage)
+	return s.mountLocked(ctx, storage)
 }
 
-func (s *Sandbox) mountLocked(storage *agentpb.Storage) error {
+func (s *Sandbox) mountLocked(ctx context.Context, storage *agentpb.Storage) error {
 	point := storage.GetMountPoint()
 	if there, ok := s.storages[point]; ok {
 		if !proto.Equal(there, storage) {
@@ -83,7 +83,7 @@ func (s *Sandbox) mountLocked(storage *agentpb.Storage) error {
 	if !mount.Below(root, point) {
 		root = s.sharedDir()
 	}
-	if err := s.makeVolume(root, point, v); err != nil {
+	if err := s.makeVolume(ctx, root, point, v); err != nil {
 		return err
 	}
 	s.storages[point] = proto.CloneOf(storage)
@@ -157,9 +157,12 @@ func (v *volume) option(option string) error {
 
 // makeVolume makes the folder at point and what is mounted on it. A plain folder that is there already, or a file, is left as it is: it may
 // be part of another volume, named by a subPath, where a container has made it.
-func (s *Sandbox) makeVolume(root, point string, v volume) error {
+func (s *Sandbox) makeVolume(ctx context.Context, root, point string, v volume) error {
 	if v.tmpfs {
 		return s.makeMemory(root, point, v)
+	}
+	if done, err := s.makeOnDisk(ctx, root, point, v); done || err != nil {
+		return err
 	}
 	mode := fileMode(v.mode) // of missing parents, too, as kubelet makes the folders of a subPath
 	if m, _, rel := s.memoryOf(point); m != nil {

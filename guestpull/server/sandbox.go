@@ -55,6 +55,9 @@ func (s *service) GetGuestDetails(_ context.Context, r *agentpb.GuestDetailsRequ
 	if s.Forwards {
 		out.AgentDetails.ExtraFeatures = append(out.AgentDetails.ExtraFeatures, forward.Feature)
 	}
+	if s.Scratch {
+		out.AgentDetails.ExtraFeatures = append(out.AgentDetails.ExtraFeatures, "coffer-scratch")
+	}
 	if r.GetMemBlockSize() {
 		// Missing where the kernel has no memory hot-plug; the host then gets zero, as from any such guest.
 		if text, err := os.ReadFile("/sys/devices/system/memory/block_size_bytes"); err == nil {

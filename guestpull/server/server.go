@@ -118,6 +118,8 @@ type Options struct {
 	Init bool
 	// Forwards tells whether ServeForwards will be called.
 	Forwards bool
+	// Scratch: the guest can use a scratch disk, and keeps volumes of the kind local on it.
+	Scratch bool
 }
 
 // Server serves the control channel.

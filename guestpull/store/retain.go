@@ -52,16 +52,16 @@ func (s *Store) expire(now time.Time) {
 	s.evict(func(i idle) bool { return now.Sub(i.since) >= s.keep })
 }
 
-// reclaim removes layers without owners, other than those of spare, until so many bytes are free.
-func (s *Store) reclaim(need int64, spare map[digest.Digest]int64) error {
+// reclaim removes layers without owners from a volume, other than those of spare, until so many bytes are free there.
+func (s *Store) reclaim(v *volume, need int64, spare map[digest.Digest]int64) error {
 	for {
-		free, err := s.Free()
+		free, err := s.Free(v.layers)
 		if err != nil || free >= need {
 			return err
 		}
 		removed := false
 		s.evict(func(i idle) bool {
-			if _, wanted := spare[i.id]; wanted || removed {
+			if _, wanted := spare[i.id]; wanted || removed || s.layers[i.id].volume != v {
 				return false
 			}
 			removed = true
@@ -84,27 +84,28 @@ func (s *Store) Evict() bool {
 }
 
 // Room is Free after layers without owners have made way, if there is little left.
-func (s *Store) Room() (int64, error) {
+func (s *Store) Room(dir string) (int64, error) {
+	v := s.volumeAt(dir)
 	s.mu.Lock()
 	none := len(s.idle) == 0
 	s.mu.Unlock()
 	if none {
-		return s.Free()
+		return s.Free(dir)
 	}
-	least, err := s.plenty()
+	least, err := plenty(v)
 	if err != nil {
 		return 0, err
 	}
-	if err := s.reclaim(least, nil); err != nil {
+	if err := s.reclaim(v, least, nil); err != nil {
 		return 0, err
 	}
-	return s.Free()
+	return s.Free(dir)
 }
 
 // plenty is how many bytes must be free for layers without owners to stay.
-func (s *Store) plenty() (int64, error) {
+func plenty(v *volume) (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(s.layers, &st); err != nil {
+	if err := unix.Statfs(v.layers, &st); err != nil {
 		return 0, fmt.Errorf("look at the space of the image store: %w", err)
 	}
 	total := int64(st.Blocks) * st.Bsize
@@ -151,10 +152,11 @@ func (s *Store) evict(match func(idle) bool) {
 // bury moves a layer out of the way, so that its name is free for whoever pulls it next, and returns what is to be removed.
 // The lock is held.
 func (s *Store) bury(id digest.Digest) (string, error) {
-	delete(s.owners, id)
-	grave, err := os.MkdirTemp(s.staging, "removed-")
+	v := s.layers[id].volume
+	delete(s.layers, id)
+	grave, err := os.MkdirTemp(v.staging, "removed-")
 	if err == nil {
-		err = os.Rename(s.path(id), filepath.Join(grave, "layer"))
+		err = os.Rename(v.path(id), filepath.Join(grave, "layer"))
 	}
 	if err != nil {
 		return grave, fmt.Errorf("remove layer %s: %w", id, err)

@@ -77,7 +77,7 @@ func TestIdleLayersMakeWay(t *testing.T) {
 	}
 	wantCount(t, s, 3)
 	// 24 MiB are used, 16 MiB in reserve: 24 MiB are free, and 28 MiB wanted.
-	if err := s.Check(map[digest.Digest]int64{one: 8 << 20, digest.FromString("new"): 7 << 20}); err != nil {
+	if err := s.Place("new", map[digest.Digest]int64{one: 8 << 20, digest.FromString("new"): 7 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	wantCount(t, s, 2)
@@ -86,7 +86,7 @@ func TestIdleLayersMakeWay(t *testing.T) {
 	if calls.Load() != 3 {
 		t.Errorf("the wrong layer went: %d fills", calls.Load())
 	}
-	if err := s.Check(map[digest.Digest]int64{digest.FromString("huge"): 60 << 20}); !errors.Is(err, errdefs.ErrResourceExhausted) {
+	if err := s.Place("new", map[digest.Digest]int64{digest.FromString("huge"): 60 << 20}); !errors.Is(err, errdefs.ErrResourceExhausted) {
 		t.Errorf("owned layers made way: %v", err)
 	}
 	wantCount(t, s, 2)
@@ -108,13 +108,13 @@ func TestScarcity(t *testing.T) {
 	if err := s.Release(t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.staging, "growing"), make([]byte, 30<<20), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.memory.staging, "growing"), make([]byte, 30<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Room(); err != nil {
+	if _, err := s.Room(s.memory.layers); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(s.staging, "growing")); err != nil {
+	if err := os.Remove(filepath.Join(s.memory.staging, "growing")); err != nil {
 		t.Fatal(err)
 	}
 	wantCount(t, s, 0)

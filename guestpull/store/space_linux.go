@@ -8,15 +8,10 @@ import (
 	"strconv"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
-const (
-	mib = 1 << 20
-	// unpackFactor is how many times its packed size a layer is expected to take.
-	unpackFactor = 4
-)
+const mib = 1 << 20
 
 // reserve is what a store leaves free of its file system, in bytes: a guest whose memory is full to the last page is
 // killed instead of answering.
@@ -24,11 +19,11 @@ func reserve(total int64) int64 {
 	return min(max(total/16, 16*mib), total/4, 256*mib)
 }
 
-// Free returns how many bytes may still be written. In a memory file system that is what the file system and the memory
-// both have left.
-func (s *Store) Free() (int64, error) {
+// Free returns how many bytes may still be written below a folder of the store. In a memory file system that is what the file
+// system and the memory both have left.
+func (s *Store) Free(dir string) (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(s.layers, &st); err != nil {
+	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("look at free space of the image store: %w", err)
 	}
 	free, total := int64(st.Bavail)*st.Bsize, int64(st.Blocks)*st.Bsize
@@ -43,40 +38,17 @@ func (s *Store) Free() (int64, error) {
 			free, total = available, all
 		}
 	}
-	return max(free-reserve(total), 0), nil
+	keep := reserve(total)
+	if s.disk != nil && s.volumeAt(dir) == s.memory {
+		keep = total / 2 // there is another place
+	}
+	return max(free-keep, 0), nil
 }
 
-// Check fails when layers cannot fit. sizes has, per layer, the fewest bytes that it may take; layers that are here
-// already count nothing, and layers without owners make way.
-func (s *Store) Check(sizes map[digest.Digest]int64) error {
-	var need int64
-	s.mu.Lock()
-	for id, size := range sizes {
-		if s.owners[id] == nil {
-			need += size
-		}
-	}
-	s.mu.Unlock()
-	if err := s.reclaim(unpackFactor*need, sizes); err != nil {
-		return err
-	}
-	free, err := s.Free()
-	if err != nil {
-		return err
-	}
-	if need <= free {
-		return nil
-	}
-	return fmt.Errorf("image needs at least %d MiB, guest memory offers %d MiB for images: %w",
-		ceilMiB(need), free/mib, errdefs.ErrResourceExhausted)
-}
-
-func ceilMiB(n int64) int64 { return (n + mib - 1) / mib }
-
-// NoDevices reports whether device nodes in the store are dead, because it is mounted nodev.
+// NoDevices reports whether device nodes in the store's memory are dead, because it is mounted nodev.
 func (s *Store) NoDevices() bool {
 	var st unix.Statfs_t
-	if err := unix.Statfs(s.layers, &st); err != nil {
+	if err := unix.Statfs(s.memory.layers, &st); err != nil {
 		return false
 	}
 	return st.Flags&unix.ST_NODEV != 0

@@ -6,6 +6,8 @@
 //	                     +--fill failed--> absent    |   +--the same, with retention--> idle --space or time--> absent
 //	                                                 +---------------Layer----------------+
 //
+// A store may have a disk beside the guest's memory, see Place.
+//
 // The caller chooses the id of a layer; it must cover everything that the right to read the layer rests on. Owners are
 // containers; a layer lives as long as one of its owners. The package never looks into layers.
 package store
@@ -29,13 +31,35 @@ const DefaultDir = "/run/kata-containers/image"
 
 // Store is safe for concurrent use. One process may use a directory at a time.
 type Store struct {
-	staging, layers string
+	memory *volume
+	disk   *volume // nil: there is none
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight
-	owners  map[digest.Digest]map[string]bool // of published layers, also of those without any
-	keep    time.Duration                     // 0: layers without owners go at once
-	idle    []idle                            // the longest idle one first
+	layers  map[digest.Digest]*layer
+	placed  map[string]*volume // where an owner's layers go, if not to memory
+	keep    time.Duration      // 0: layers without owners go at once
+	idle    []idle             // the longest idle one first
+}
+
+// volume is one of the places for layers.
+type volume struct{ staging, layers string }
+
+func (v *volume) path(id digest.Digest) string { return filepath.Join(v.layers, id.Encoded()) }
+
+// layer is a published one, perhaps without owners.
+type layer struct {
+	volume *volume
+	owners map[string]bool
+}
+
+// WithDisk gives the store a folder on a disk, beside the one in memory.
+func WithDisk(dir string) Option {
+	return func(s *Store) { s.disk = newVolume(dir) }
+}
+
+func newVolume(dir string) *volume {
+	return &volume{staging: filepath.Join(dir, "staging"), layers: filepath.Join(dir, "layers")}
 }
 
 // flight is a layer in work; others who want it wait for done.
@@ -47,27 +71,40 @@ type flight struct {
 // owners are gone, and nobody knows any more whether its bytes were touched since they were proven.
 func Open(dir string, opts ...Option) (*Store, error) {
 	s := &Store{
-		staging: filepath.Join(dir, "staging"),
-		layers:  filepath.Join(dir, "layers"),
+		memory:  newVolume(dir),
 		flights: map[digest.Digest]*flight{},
-		owners:  map[digest.Digest]map[string]bool{},
+		layers:  map[digest.Digest]*layer{},
+		placed:  map[string]*volume{},
 	}
 	for _, opt := range opts {
 		opt(s)
 	}
-	// Only the store itself is private: others keep what they share with containers' users beside it.
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return nil, fmt.Errorf("make image store: %w", err)
-	}
-	for _, d := range []string{s.staging, s.layers} {
-		if err := os.RemoveAll(d); err != nil {
-			return nil, fmt.Errorf("clear image store: %w", err)
+	for _, v := range []*volume{s.memory, s.disk} {
+		if v == nil {
+			continue
 		}
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("make image store: %w", err)
+		if err := v.clear(); err != nil {
+			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// clear makes the volume's folders, empty.
+func (v *volume) clear() error {
+	// Only the store itself is private: others keep what they share with containers' users beside it.
+	if err := os.MkdirAll(filepath.Dir(filepath.Dir(v.layers)), 0o755); err != nil {
+		return fmt.Errorf("make image store: %w", err)
+	}
+	for _, dir := range []string{v.staging, v.layers} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("clear image store: %w", err)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make image store: %w", err)
+		}
+	}
+	return nil
 }
 
 // Layer returns the directory of a layer and makes owner one of its owners. Where the layer is missing, fill is called with
@@ -77,14 +114,13 @@ func (s *Store) Layer(ctx context.Context, owner string, id digest.Digest, fill 
 	if err := id.Validate(); err != nil {
 		return "", fmt.Errorf("store layer: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	path := s.path(id)
 	for {
 		s.mu.Lock()
-		if s.owners[id] != nil {
-			s.owners[id][owner] = true
+		if l := s.layers[id]; l != nil {
+			l.owners[owner] = true
 			s.wake(id)
 			s.mu.Unlock()
-			return path, nil
+			return l.volume.path(id), nil
 		}
 		if f := s.flights[id]; f != nil {
 			s.mu.Unlock()
@@ -97,31 +133,28 @@ func (s *Store) Layer(ctx context.Context, owner string, id digest.Digest, fill 
 		}
 		f := &flight{done: make(chan struct{})}
 		s.flights[id] = f
+		v := s.volumeOf(owner)
 		s.mu.Unlock()
 
-		err := s.fill(ctx, id, fill)
+		err := v.fill(ctx, id, fill)
 
 		s.mu.Lock()
 		delete(s.flights, id)
 		if err == nil {
-			s.owners[id] = map[string]bool{owner: true}
+			s.layers[id] = &layer{volume: v, owners: map[string]bool{owner: true}}
 		}
 		close(f.done)
 		s.mu.Unlock()
 		if err != nil {
 			return "", err
 		}
-		return path, nil
+		return v.path(id), nil
 	}
 }
 
-func (s *Store) path(id digest.Digest) string {
-	return filepath.Join(s.layers, id.Encoded())
-}
-
 // fill stages and publishes one layer; on failure nothing of it stays behind.
-func (s *Store) fill(ctx context.Context, id digest.Digest, fill func(context.Context, string) error) (retErr error) {
-	dir, err := os.MkdirTemp(s.staging, "layer-")
+func (v *volume) fill(ctx context.Context, id digest.Digest, fill func(context.Context, string) error) (retErr error) {
+	dir, err := os.MkdirTemp(v.staging, "layer-")
 	if err != nil {
 		return fmt.Errorf("stage layer: %w", err)
 	}
@@ -135,7 +168,7 @@ func (s *Store) fill(ctx context.Context, id digest.Digest, fill func(context.Co
 	if err := fill(ctx, dir); err != nil {
 		return err
 	}
-	if err := os.Rename(dir, s.path(id)); err != nil {
+	if err := os.Rename(dir, v.path(id)); err != nil {
 		return fmt.Errorf("publish layer %s: %w", id, err)
 	}
 	return nil
@@ -149,12 +182,13 @@ func (s *Store) Release(ctx context.Context, owner string) error {
 		errs []error
 		dead []string
 	)
-	for id, owners := range s.owners {
-		if !owners[owner] {
+	delete(s.placed, owner)
+	for id, l := range s.layers {
+		if !l.owners[owner] {
 			continue
 		}
-		delete(owners, owner)
-		if len(owners) > 0 {
+		delete(l.owners, owner)
+		if len(l.owners) > 0 {
 			continue
 		}
 		if s.rest(id) {
@@ -176,6 +210,11 @@ func (s *Store) Release(ctx context.Context, owner string) error {
 		log.G(ctx).WithFields(log.Fields{"container": owner, "layers": len(dead)}).Info("image layers removed")
 	}
 	// Room is made at once rather than when the next image needs it: containers need memory too.
-	_, err := s.Room()
-	return errors.Join(append(errs, err)...)
+	for _, v := range []*volume{s.memory, s.disk} {
+		if v != nil {
+			_, err := s.Room(v.layers)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }

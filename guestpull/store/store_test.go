@@ -42,7 +42,7 @@ func write(calls *atomic.Int32) func(context.Context, string) error {
 
 func count(t *testing.T, s *Store) (staged, published int) {
 	t.Helper()
-	for dir, n := range map[string]*int{s.staging: &staged, s.layers: &published} {
+	for dir, n := range map[string]*int{s.memory.staging: &staged, s.memory.layers: &published} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -184,7 +184,7 @@ func TestOpenClearsWhatACrashLeft(t *testing.T) {
 	if _, err := s.Layer(t.Context(), "a", one, write(&calls)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(s.staging, "layer-x/etc"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(s.memory.staging, "layer-x/etc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	s = open(t, dir)
@@ -203,20 +203,20 @@ func TestMalformedID(t *testing.T) {
 	}
 }
 
-func TestCheck(t *testing.T) {
+func TestPlaceInMemory(t *testing.T) {
 	dir := require.Tmpfs(t, unix.MS_NODEV, "size=64m")
 	s := open(t, dir)
 	if !s.NoDevices() {
 		t.Error("nodev mount is not seen")
 	}
 	// A quarter of a small file system stays free.
-	if free, err := s.Free(); err != nil || free < 40<<20 || free > 48<<20 {
+	if free, err := s.Free(s.memory.layers); err != nil || free < 40<<20 || free > 48<<20 {
 		t.Errorf("free is %d, %v", free, err)
 	}
-	if err := s.Check(map[digest.Digest]int64{one: 20 << 20, two: 20 << 20}); err != nil {
+	if err := s.Place("a", map[digest.Digest]int64{one: 20 << 20, two: 20 << 20}); err != nil {
 		t.Errorf("40 of 64 MiB: %v", err)
 	}
-	err := s.Check(map[digest.Digest]int64{one: 30 << 20, two: 30 << 20})
+	err := s.Place("a", map[digest.Digest]int64{one: 30 << 20, two: 30 << 20})
 	if !errors.Is(err, errdefs.ErrResourceExhausted) || !strings.Contains(err.Error(), "needs at least 60 MiB") {
 		t.Errorf("60 of 64 MiB: %v", err)
 	}
@@ -224,7 +224,7 @@ func TestCheck(t *testing.T) {
 	if _, err := s.Layer(t.Context(), "a", one, write(&calls)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Check(map[digest.Digest]int64{one: 30 << 20, two: 30 << 20}); err != nil {
+	if err := s.Place("a", map[digest.Digest]int64{one: 30 << 20, two: 30 << 20}); err != nil {
 		t.Errorf("with one layer there already: %v", err)
 	}
 }

@@ -39,7 +39,7 @@ func (u *Unpacker) complete(ctx context.Context, dir string, deferred *Deferred,
 		return 0, err
 	}
 	defer b.close()
-	l := &linker{writer: w, below: b, quota: newQuota(u.limits, u.space, nil), copies: map[copyKey]string{}, devices: u.devices}
+	l := &linker{writer: w, below: b, quota: newQuota(u.limits, u.spaceIn(dir), nil), copies: map[copyKey]string{}, devices: u.devices}
 	for i := range deferred.Links {
 		if err := l.link(ctx, &deferred.Links[i]); err != nil {
 			return 0, err

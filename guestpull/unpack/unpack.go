@@ -66,7 +66,7 @@ func (l Limits) orDefault() Limits {
 // Unpacker unpacks layers.
 type Unpacker struct {
 	limits  Limits
-	space   func() (int64, error)
+	space   func(dir string) (int64, error)
 	devices bool
 	place   place
 	mask    int64 // of modes that files do not get when they are made
@@ -78,9 +78,9 @@ type Unpacker struct {
 // Option changes an Unpacker.
 type Option func(*Unpacker)
 
-// WithSpace makes the unpacker ask, before each file and every few MiB, how many bytes may still be written to the store.
+// WithSpace makes the unpacker ask, before each file and every few MiB, how many bytes may still be written to the layer's folder.
 // A layer that does not fit is then refused while there is still room for the guest to live in.
-func WithSpace(space func() (int64, error)) Option {
+func WithSpace(space func(dir string) (int64, error)) Option {
 	return func(u *Unpacker) { u.space = space }
 }
 
@@ -98,6 +98,14 @@ func WithOwnRoot() Option {
 // WithSpread makes decompression run beside the rest whenever spread tells that there is a processor to spare.
 func WithSpread(spread func() bool) Option {
 	return func(u *Unpacker) { u.spread = spread }
+}
+
+// spaceIn is the question for one folder, nil when it is not to be asked.
+func (u *Unpacker) spaceIn(dir string) func() (int64, error) {
+	if u.space == nil {
+		return nil
+	}
+	return func() (int64, error) { return u.space(dir) }
 }
 
 // New returns an Unpacker.
@@ -140,7 +148,7 @@ func (u *Unpacker) Apply(ctx context.Context, dir string, r io.Reader) (size int
 		return 0, nil, err
 	}
 	defer w.tree.close()
-	q := newQuota(u.limits, u.space, r)
+	q := newQuota(u.limits, u.spaceIn(dir), r)
 	if err := u.apply(ctx, w, q); err != nil {
 		return 0, nil, fmt.Errorf("unpack layer: %w", classify(err))
 	}

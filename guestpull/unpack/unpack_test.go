@@ -210,7 +210,7 @@ func TestSparseFileOfGiBs(t *testing.T) {
 	}
 	// Its holes take no space, and what may be made of them has a limit of its own.
 	dir := require.Tmpfs(t, 0, "size=1m")
-	if _, _, err := New(DefaultLimits(), WithSpace(func() (int64, error) { return 1 << 20, nil })).Apply(t.Context(), dir, bytes.NewReader(stream)); err != nil {
+	if _, _, err := New(DefaultLimits(), WithSpace(func(string) (int64, error) { return 1 << 20, nil })).Apply(t.Context(), dir, bytes.NewReader(stream)); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(filepath.Join(dir, "f")); err != nil || info.Size() != 8<<30 {
@@ -248,7 +248,7 @@ func withPAX(stream []byte, records map[string]string) []byte {
 func TestSpaceRunsOut(t *testing.T) {
 	require.Root(t)
 	left := int64(6 << 20)
-	u := New(DefaultLimits(), WithSpace(func() (int64, error) {
+	u := New(DefaultLimits(), WithSpace(func(string) (int64, error) {
 		left -= 3 << 20
 		return left, nil
 	}))

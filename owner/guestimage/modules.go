@@ -45,6 +45,14 @@ var roots = []root{
 	{"aesni_intel", "storage", false, "-"},
 	{"xts", "storage", true, "-"},
 	{"gcm", "storage", true, "-"},
+	// A scratch disk that is encrypted, and what it needs besides to be authenticated, too. A cipher must be there before
+	// it is used: nobody loads it when the kernel asks.
+	{"aesni_intel", "scratch", false, "-"},
+	{"xts", "scratch", true, "-"},
+	{"dm_crypt", "scratch", true, "-"},
+	{"ghash_generic", "scratch-authenticated", true, "-"},
+	{"gcm", "scratch-authenticated", true, "-"},
+	{"dm_integrity", "scratch-authenticated", true, "-"},
 	// What a container with the privilege to make network devices asks the kernel for.
 	{"bridge", "on:bridge", true, "-"},
 	{"dummy", "on:dummy", true, "-"},

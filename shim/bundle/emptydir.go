@@ -8,11 +8,13 @@ import (
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
-// EmptyDirs are the pod's volumes in the guest's memory. What the first container's request says of one holds for all
+// EmptyDirs are the pod's volumes in the guest's memory, or on its scratch disk. What the first container's request says of one holds for all
 // that follow, because the volume is there by then. The zero value has none. It is safe for concurrent use.
 type EmptyDirs struct {
 	// DefaultSize is the size of one that the host sets no limit for, in bytes; 0 means half of the guest's memory.
 	DefaultSize int64
+	// OnDisk says that the guest has a scratch disk, for those that are not of the medium Memory.
+	OnDisk bool
 
 	mu       sync.Mutex
 	storages map[string]*agentpb.Storage // by mount point
@@ -32,7 +34,7 @@ func (e *EmptyDirs) settle(storage *agentpb.Storage) *agentpb.Storage {
 	return storage
 }
 
-// addEmptyDir gives the pod's containers one folder in the guest's memory. A copy would start out equal, but each
+// addEmptyDir gives the pod's containers one folder in the guest. A copy would start out equal, but each
 // container would have its own. A part of it is a storage of its own, which guests make in the order of the request.
 func (p *planner) addEmptyDir(out *mountPlan, e emptyDir) string {
 	mountPoint := path.Join(guestEphemeral, e.name)
@@ -44,7 +46,10 @@ func (p *planner) addEmptyDir(out *mountPlan, e emptyDir) string {
 	if size == 0 {
 		size = p.emptyDirs.DefaultSize
 	}
-	if size > 0 {
+	switch {
+	case p.emptyDirs.OnDisk && e.whole.size == 0:
+		whole.Driver, whole.Source, whole.Fstype = "local", "local", "local"
+	case size > 0:
 		whole.Options = append(whole.Options, fmt.Sprintf("size=%d", size))
 	}
 	p.addStorage(out, whole)

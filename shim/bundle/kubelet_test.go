@@ -169,6 +169,14 @@ func TestEmptyDirStorages(t *testing.T) {
 	if other := plan(t, h, whole+"2"); !slices.Equal(other.storages[0].GetOptions(), []string{"mode=0777", "size=5242880"}) {
 		t.Errorf("default size: %v", other.storages)
 	}
+	// On a scratch disk is what is not of the medium Memory.
+	dirs.OnDisk = true
+	h.facts[whole+"4"], h.facts[whole+"5"] = facts{dir: true, mode: 0o777}, facts{dir: true, mode: 0o777, size: 1 << 20}
+	for source, driver := range map[string]string{whole + "4": "local", whole + "5": "ephemeral"} {
+		if got := plan(t, h, source).storages[0]; got.GetDriver() != driver {
+			t.Errorf("with a scratch disk: %v", got)
+		}
+	}
 	h.facts[whole+"3"] = facts{dir: true, huge: true}
 	_, err := (&planner{emptyDirs: dirs, host: h, dropped: new(dropped)}).run([]specs.Mount{{Destination: "/x", Source: whole + "3", Type: "bind"}})
 	if !errdefs.IsNotImplemented(err) {

@@ -18,6 +18,7 @@ type Config struct {
 	Guest      Guest      `toml:"guest"`
 	Image      Image      `toml:"image"`
 	Volumes    Volumes    `toml:"volumes"`
+	Scratch    Scratch    `toml:"scratch"`
 	Initdata   Initdata   `toml:"initdata"`
 }
 
@@ -122,6 +123,7 @@ func Default() *Config {
 		},
 		Image:    Image{CreateContainerTimeout: Duration{20 * time.Minute}},
 		Volumes:  Volumes{MaxCopyMiB: 64, MaxCopyFiles: 4096},
+		Scratch:  Scratch{Dir: "/var/lib/coffer/scratch", MaxMiB: 102400, Protection: ProtectionEncrypted},
 		Initdata: Initdata{AllowAnnotation: true},
 	}
 }

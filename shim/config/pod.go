@@ -20,19 +20,23 @@ const hypervisorPrefix = AnnotationPrefix + "hypervisor."
 const (
 	AnnotationVCPUs    = hypervisorPrefix + nameVCPUs
 	AnnotationMemory   = hypervisorPrefix + nameMemory
+	AnnotationScratch  = hypervisorPrefix + nameScratch
 	AnnotationInitdata = hypervisorPrefix + "cc_init_data"
 )
 
 // The names by which enable_annotations allows annotations.
 const (
-	nameVCPUs  = "default_vcpus"
-	nameMemory = "default_memory"
+	nameVCPUs   = "default_vcpus"
+	nameMemory  = "default_memory"
+	nameScratch = "scratch_mib" // Coffer's own
 )
 
 // Pod is what one pod gets after its annotations were heard.
 type Pod struct {
 	VCPUs     uint32
 	MemoryMiB uint32
+	// ScratchMiB is the size of the scratch disk, 0 for none.
+	ScratchMiB uint32
 	// InitdataAnnotation is the pod's own document, still encoded; empty when the default document holds.
 	InitdataAnnotation string
 }
@@ -41,7 +45,7 @@ type Pod struct {
 // errdefs.ErrInvalidArgument, naming the annotation, when one is malformed, not allowed, beyond the file's limits, or
 // begins with AnnotationPrefix and is not known, and when the pod needs more than those limits.
 func (c *Config) Pod(annotations map[string]string, demand Demand) (Pod, error) {
-	pod := Pod{VCPUs: c.Hypervisor.DefaultVCPUs, MemoryMiB: c.Hypervisor.DefaultMemoryMiB}
+	pod := Pod{VCPUs: c.Hypervisor.DefaultVCPUs, MemoryMiB: c.Hypervisor.DefaultMemoryMiB, ScratchMiB: c.Scratch.DefaultMiB}
 	if c.Hypervisor.SizeFromLimits {
 		pod.MemoryMiB = max(pod.MemoryMiB, mebibytes(demand.OverheadBytes))
 	}
@@ -55,6 +59,8 @@ func (c *Config) Pod(annotations map[string]string, demand Demand) (Pod, error) 
 			pod.VCPUs, err = c.sizeAnnotation(key, value, 1, c.Hypervisor.MaxVCPUs)
 		case AnnotationMemory:
 			pod.MemoryMiB, err = c.sizeAnnotation(key, value, minMemoryMiB, c.Hypervisor.MaxMemoryMiB)
+		case AnnotationScratch:
+			pod.ScratchMiB, err = c.scratchAnnotation(key, value)
 		case AnnotationInitdata:
 			pod.InitdataAnnotation, err = value, c.checkInitdata(value)
 		default:
@@ -68,6 +74,15 @@ func (c *Config) Pod(annotations map[string]string, demand Demand) (Pod, error) 
 		return pod, nil
 	}
 	return c.Hypervisor.size(pod, demand)
+}
+
+// scratchAnnotation reads the size of the scratch disk; a pod may do without.
+func (c *Config) scratchAnnotation(key, value string) (uint32, error) {
+	low := uint32(minScratchMiB)
+	if value == "0" {
+		low = 0
+	}
+	return c.sizeAnnotation(key, value, low, c.Scratch.MaxMiB)
 }
 
 // sizeAnnotation reads an annotation that changes the size of the VM.

@@ -30,6 +30,7 @@ func (c *Config) Validate() error {
 	c.validateMachine(fault)
 	c.validateTimes(fault)
 	c.validateVolumes(fault)
+	c.validateScratch(fault)
 	return errors.Join(faults...)
 }
 
@@ -46,6 +47,7 @@ func (c *Config) validatePaths(fault faultFunc) {
 		{"hypervisor.kernel", h.Kernel, false},
 		{"hypervisor.initrd", h.Initrd, true},
 		{"initdata.file", c.Initdata.File, true},
+		{"scratch.dir", c.Scratch.Dir, false},
 	} {
 		switch {
 		case p.path == "" && p.optional:
@@ -94,8 +96,8 @@ func (c *Config) validateMachine(fault faultFunc) {
 			h.DefaultMemoryMiB, minMemoryMiB, h.MaxMemoryMiB)
 	}
 	for _, name := range h.EnableAnnotations {
-		if name != nameVCPUs && name != nameMemory {
-			fault("hypervisor.enable_annotations", "%q is neither %s nor %s", name, nameVCPUs, nameMemory)
+		if name != nameVCPUs && name != nameMemory && name != nameScratch {
+			fault("hypervisor.enable_annotations", "%q is neither %s, %s nor %s", name, nameVCPUs, nameMemory, nameScratch)
 		}
 	}
 	total := 0

@@ -45,6 +45,7 @@ func (p *Pod) setUpGuest(ctx context.Context, guest *agent.Client, attachment *n
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.noteScratch(details.GetAgentDetails().GetExtraFeatures())
 	p.report.guest(details.GetAgentDetails(), boot)
 	return details.GetAgentDetails(), nil
 }

@@ -123,6 +123,7 @@ type Pod struct {
 	instance  vm.Instance
 	guest     *agent.Client
 	volumes   *block.Manager
+	scratch   bool // the guest has a scratch disk and makes use of it
 	files     map[string]string
 	report    report
 	createdAt time.Time

@@ -19,6 +19,7 @@ type Report struct {
 	VMPID          uint32 `json:"vm_pid,omitempty"`
 	VCPUs          uint32 `json:"vcpus,omitempty"`
 	MemoryMiB      uint32 `json:"memory_mib,omitempty"`
+	ScratchMiB     uint32 `json:"scratch_mib,omitempty"`
 	Accelerator    string `json:"accelerator,omitempty"`
 	AgentVersion   string `json:"agent_version,omitempty"`
 	InitdataDigest string `json:"initdata_digest,omitempty"`
@@ -166,7 +167,7 @@ func (p *Pod) Report() Report {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	report := Report{
-		State: p.state.String(), VCPUs: p.pod.VCPUs, MemoryMiB: p.pod.MemoryMiB,
+		State: p.state.String(), VCPUs: p.pod.VCPUs, MemoryMiB: p.pod.MemoryMiB, ScratchMiB: p.pod.ScratchMiB,
 		AgentVersion: p.report.agentVersion, InitdataDigest: p.report.initdataDigest,
 		Boot: p.report.boot, GuestBoot: p.report.guestBoot, Containers: containers,
 		Degraded: p.report.degraded,

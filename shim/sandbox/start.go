@@ -106,15 +106,15 @@ func (p *Pod) attachNetwork(ctx context.Context) (*network.Attachment, error) {
 
 func (p *Pod) startVM(ctx context.Context, attachment *network.Attachment) (vm.Instance, error) {
 	defer p.phase(phaseBoot)()
-	vmConfig, err := p.vmConfig()
-	if err != nil {
-		return nil, err
-	}
 	driver, err := p.platform.NewDriver(p.config)
 	if err != nil {
 		return nil, err
 	}
-	// The instance owns the taps from New on.
+	vmConfig, err := p.vmConfig()
+	if err != nil {
+		return nil, err
+	}
+	// The instance owns the taps and the disk's file from New on.
 	vmConfig.NICs = attachment.NICs()
 	instance, err := driver.New(ctx, vmConfig)
 	if err != nil {

@@ -43,6 +43,14 @@ func (p *Pod) vmConfig() (vm.Config, error) {
 		params = append(params, param)
 		vmConfig.Disks = append(vmConfig.Disks, disk)
 	}
+	if p.pod.ScratchMiB > 0 {
+		param, disk, err := p.scratchDisk()
+		if err != nil {
+			return vm.Config{}, err
+		}
+		params = append(params, param)
+		vmConfig.Disks = append(vmConfig.Disks, disk)
+	}
 	vmConfig.KernelParams = params
 	return vmConfig, nil
 }

@@ -29,6 +29,7 @@ func (s *Service) copyLimits() hostfiles.Limits {
 func (s *Service) emptyDirsOf() *bundle.EmptyDirs {
 	s.emptyDirsOnce.Do(func() {
 		s.emptyDirs.DefaultSize = int64(s.pod.Config().Volumes.EmptyDirMiB) << 20
+		s.emptyDirs.OnDisk = s.pod.HasScratch()
 	})
 	return &s.emptyDirs
 }

@@ -90,9 +90,16 @@ type Config struct {
 // Disk is a block device present at boot.
 type Disk struct {
 	// Serial identifies the disk to the guest; at most 20 bytes of [a-z0-9-].
-	Serial   string
-	Path     string
+	Serial string
+	// Path names the disk's file, unless File is set.
+	Path string
+	// File is the open file or device, for a disk without a name. New takes it, and it is closed whatever becomes of the VM,
+	// also when New fails.
+	File     *os.File
 	ReadOnly bool
+	// Volatile is a disk whose content ends with the VM: nobody waits for it to be stored, and what the guest discards is
+	// given back to the host.
+	Volatile bool
 }
 
 // HotDisk is a block device that is plugged into a running VM.

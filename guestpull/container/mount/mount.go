@@ -210,6 +210,29 @@ func Tmpfs(root, path string, flags uintptr, data string) error {
 	return nil
 }
 
+// Folder mounts the folder source, which is the guest's own, on path, a folder below root. Programs and devices in it work as in
+// any volume, whatever the file system around source allows.
+func Folder(source, root, path string) error {
+	f, err := openBelow(root, path, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("clone mount of %s: %w", source, err)
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("open mount of %s to programs: %w", source, err)
+	}
+	if err := unix.MoveMount(tree, "", int(f.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", source, path, err)
+	}
+	return nil
+}
+
 // Unmount detaches everything mounted on path; that nothing is mounted there is no error.
 func Unmount(path string) error {
 	for {

@@ -20,6 +20,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
+	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
@@ -67,8 +68,10 @@ func newPod(t *testing.T, sharePID bool) *pod {
 			return holder.Start(exits, cmd)
 		}
 	}
+	noDisk := scratch.NewPlace()
+	noDisk.Set("", nil)
 	p.sandbox, err = sandbox.New(sandbox.Options{
-		Base: p.base, ResolvConf: filepath.Join(p.base, "resolv.conf"), Sysctls: t.TempDir(), Cgroups: cgroup.Default, Holder: hold(true),
+		Scratch: noDisk, Base: p.base, ResolvConf: filepath.Join(p.base, "resolv.conf"), Sysctls: t.TempDir(), Cgroups: cgroup.Default, Holder: hold(true),
 		UserHolder: func(users spec.Users) (container.Process, error) {
 			cmd, err := holder.UserCommand("/proc/self/exe", users)
 			if err != nil {
@@ -80,7 +83,7 @@ func newPod(t *testing.T, sharePID bool) *pod {
 	must(t, err)
 	p.Manager, err = container.New(container.Options{
 		Images: p.images, Runtime: driver, Sandbox: p.sandbox, Holder: hold(false), Base: p.base, Cgroups: cgroup.Default,
-		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()), Disks: disk.New(time.Second),
+		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()), Disks: disk.New(time.Second), Scratch: noDisk,
 	})
 	must(t, err)
 	must(t, p.sandbox.Create(t.Context(), &agentpb.CreateSandboxRequest{

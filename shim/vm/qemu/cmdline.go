@@ -30,8 +30,14 @@ type machine struct {
 	vhostFD int
 	cid     uint32
 
-	disks []vm.Disk
+	disks []disk
 	nics  []nic
+}
+
+// disk is a disk of the machine; fd is 0 for one that QEMU opens by its path.
+type disk struct {
+	vm.Disk
+	fd int
 }
 
 type nic struct {
@@ -85,11 +91,7 @@ func arguments(m machine) []string {
 	)
 	args = append(args, m.channel()...)
 	for i, disk := range m.disks {
-		args = append(args,
-			"-blockdev", fmt.Sprintf("driver=raw,node-name=disk%d,read-only=%s,file.driver=file,file.filename=%s",
-				i, onOff(disk.ReadOnly), escape(disk.Path)),
-			"-device", fmt.Sprintf("virtio-blk-pci,disable-legacy=on,drive=disk%d,serial=%s", i, escape(disk.Serial)),
-		)
+		args = append(args, disk.arguments(i)...)
 	}
 	for i, nic := range m.nics {
 		args = append(args,
@@ -102,6 +104,27 @@ func arguments(m machine) []string {
 		args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	}
 	return args
+}
+
+// firstDiskSet is the number of the first set of descriptors for disks; hot-plugged ones use smaller numbers.
+const firstDiskSet = 100
+
+// arguments are those of the disk with number i.
+func (d disk) arguments(i int) (args []string) {
+	path := d.Path
+	if d.fd != 0 {
+		set := firstDiskSet + i
+		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", d.fd, set))
+		path = fmt.Sprintf("/dev/fdset/%d", set)
+	}
+	node := fmt.Sprintf("driver=raw,node-name=disk%d,read-only=%s,file.driver=file,file.filename=%s", i, onOff(d.ReadOnly), escape(path))
+	device := fmt.Sprintf("virtio-blk-pci,disable-legacy=on,drive=disk%d,serial=%s", i, escape(d.Serial))
+	if d.Volatile {
+		node += ",cache.no-flush=on,discard=unmap,file.discard=unmap"
+		// A full host is the guest's error to handle; QEMU would stop the machine.
+		device += ",werror=report,rerror=report"
+	}
+	return append(args, "-blockdev", node, "-device", device)
 }
 
 func (m machine) cpu() string {

@@ -29,8 +29,11 @@ func goldenMachines() map[string]machine {
 			accelerator: KVM, seccomp: true, id: "pod-2", vcpus: 4, memoryMiB: 8192, kernel: "/g/vmlinux", initrd: "/g/initrd.cpio",
 			kernelParams: []string{"agent.log=info", "coffer.initdata_digest=sha256:00"},
 			qmpFD:        3, consoleFD: 4, vhostFD: 5, cid: 4711,
-			disks: []vm.Disk{{Serial: "initdata", Path: "/run/a,b/initdata.img", ReadOnly: true}, {Serial: "scratch", Path: "/run/s.img"}},
-			nics:  []nic{{fd: 6, mac: mac}, {fd: 7, mac: mac}},
+			disks: []disk{
+				{Disk: vm.Disk{Serial: "initdata", Path: "/run/a,b/initdata.img", ReadOnly: true}}, {Disk: vm.Disk{Serial: "plain", Path: "/run/s.img"}},
+				{Disk: vm.Disk{Serial: "scratch", Volatile: true}, fd: 8},
+			},
+			nics: []nic{{fd: 6, mac: mac}, {fd: 7, mac: mac}},
 		},
 		"kvm-cpu-model": {
 			accelerator: KVM, cpuModel: "EPYC-v4,-pmu", id: "pod-3", vcpus: 1, memoryMiB: 512, kernel: "/g/vmlinux",

@@ -45,7 +45,7 @@ func NewDriver(options Options) (*Driver, error) {
 func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retErr error) {
 	defer func() {
 		if retErr != nil {
-			closeTaps(config.NICs)
+			closeFiles(config)
 			retErr = fmt.Errorf("prepare vm %s: %w", config.ID, retErr)
 		}
 	}()
@@ -69,7 +69,7 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retE
 		machine: machine{
 			accelerator: accelerator, cpuModel: d.options.CPUModel, seccomp: d.options.Seccomp,
 			id: config.ID, vcpus: config.VCPUs, memoryMiB: config.MemoryMiB,
-			kernel: config.Kernel, initrd: config.Initrd, kernelParams: config.KernelParams, disks: config.Disks,
+			kernel: config.Kernel, initrd: config.Initrd, kernelParams: config.KernelParams,
 		},
 		vsock:   useVsock,
 		console: &lines{keep: d.options.ConsoleLines},
@@ -149,7 +149,9 @@ func checkFiles(config vm.Config) error {
 		readable("guest initrd (hypervisor.initrd)", config.Initrd)
 	}
 	for _, disk := range config.Disks {
-		readable("disk "+disk.Serial, disk.Path)
+		if disk.File == nil {
+			readable("disk "+disk.Serial, disk.Path)
+		}
 	}
 	return errors.Join(faults...)
 }
@@ -173,10 +175,16 @@ func checkKernel(path string) error {
 	return fmt.Errorf("%s is neither a vmlinux nor a bzImage", path)
 }
 
-func closeTaps(nics []vm.NIC) {
-	for _, nic := range nics {
+// closeFiles closes what the driver was given.
+func closeFiles(config vm.Config) {
+	for _, nic := range config.NICs {
 		if nic.Tap != nil {
 			nic.Tap.Close()
+		}
+	}
+	for _, disk := range config.Disks {
+		if disk.File != nil {
+			disk.File.Close()
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (i *Instance) giveUp(ctx context.Context, p *process, err error) error {
 
 // spawn makes the wires, starts QEMU and takes on its care: from here on its end closes done.
 func (i *Instance) spawn(ctx context.Context) (_ *process, _ *wires, retErr error) {
-	defer closeTaps(i.config.NICs) // QEMU has its own copies, or will never need them
+	defer closeFiles(i.config) // QEMU has its own copies, or will never need them
 	w, err := newWires(i.vsock)
 	if err != nil {
 		return nil, nil, err
@@ -154,6 +154,13 @@ func (i *Instance) wire(w *wires) (machine, []*os.File) {
 		m.vhostFD, m.cid = inherit(w.channelFile), w.cid
 	} else {
 		m.portFD = inherit(w.channelFile)
+	}
+	for _, d := range i.config.Disks {
+		fd := 0
+		if d.File != nil {
+			fd = inherit(d.File)
+		}
+		m.disks = append(m.disks, disk{Disk: d, fd: fd})
 	}
 	for _, card := range i.config.NICs {
 		m.nics = append(m.nics, nic{fd: inherit(card.Tap), mac: card.MAC})
@@ -219,7 +226,7 @@ func (i *Instance) attend(p *process, w *wires, consoleRead <-chan struct{}) {
 // finish is the one way into the ended state.
 func (i *Instance) finish(exit vm.Exit) {
 	os.Remove(filepath.Join(i.config.StateDir, stateFile))
-	closeTaps(i.config.NICs)
+	closeFiles(i.config)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.state == stateEnded {

@@ -49,7 +49,7 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (vm.Instance, error)
 		printed: make(chan struct{}),
 	}
 	if d.NewErr != nil {
-		i.closeTaps() // New owns them from the call on, also when it fails
+		i.closeFiles() // New owns them from the call on, also when it fails
 		return nil, d.NewErr
 	}
 	d.mu.Lock()
@@ -282,11 +282,16 @@ func (i *Instance) end(exit vm.Exit) {
 	for _, l := range listeners {
 		l.shut(true)
 	}
-	i.closeTaps()
+	i.closeFiles()
 	close(i.done)
 }
 
-func (i *Instance) closeTaps() {
+func (i *Instance) closeFiles() {
+	for _, disk := range i.Config.Disks {
+		if disk.File != nil {
+			disk.File.Close()
+		}
+	}
 	for _, nic := range i.Config.NICs {
 		if nic.Tap != nil {
 			nic.Tap.Close()
