@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -104,6 +105,7 @@ func testScratch(t *testing.T, node *harness.Node, registry *shop, handler, dir 
 		}
 		wantRefused(t, refused, "scratch disk", "io.katacontainers.config.hypervisor.scratch_mib", "layer does not fit")
 	})
+	t.Run("changed by the host", func(t *testing.T) { testScratchChanged(t, l, c, file, handler) })
 	t.Run("gone", func(t *testing.T) {
 		pid, err := node.ShimPID(l.pod)
 		if err != nil {
@@ -123,6 +125,44 @@ func testScratch(t *testing.T, node *harness.Node, registry *shop, handler, dir 
 		checkGone(t, node)
 		if links := openFiles(t, dir); len(links) != 0 {
 			t.Errorf("files %v are still open", links)
+		}
+	})
+}
+
+// testScratchChanged has the host change all that it can find on the disk. What programs then read is wrong, or cannot be read
+// at all; the guest goes on.
+func testScratchChanged(t *testing.T, l *lab, c *harness.Container, file *os.File, protection string) {
+	// Past the page cache: what is in memory the host cannot change.
+	const read = "dd if=/disk/victim bs=4096 iflag=direct 2>/dev/null"
+	l.sh(t, c, "for i in 1 2 3 4 5 6 7 8; do cat /bin/busybox; done > /disk/victim && sync")
+	before := l.sh(t, c, read+" | md5sum; "+read+" > /dev/null && echo whole")
+	flip(t, file)
+	after := l.sh(t, c, read+" | md5sum; "+read+" > /dev/null && echo whole || echo failed")
+	if !strings.HasSuffix(before, "whole") || strings.HasPrefix(after, strings.Fields(before)[0]) {
+		t.Errorf("the file was %q and is %q", before, after)
+	}
+	if want := map[string]string{"encrypted": "whole", "authenticated": "failed"}[protection]; !strings.HasSuffix(after, want) {
+		t.Errorf("reading says %q, want %s", after, want)
+	}
+	// The guest answers; whether a program can still be started is another question.
+	if report := l.stats(t, c); report.GetMemory() == nil {
+		t.Errorf("the guest says %v of a container", report)
+	}
+}
+
+// flip changes a bit in each block of the disk that is in use.
+func flip(t *testing.T, file *os.File) {
+	t.Helper()
+	extents(t, file, func(start, end int64) {
+		block := make([]byte, 4096)
+		for at := start; at < end; at += int64(len(block)) {
+			if _, err := file.ReadAt(block, at); err != nil {
+				t.Fatal(err)
+			}
+			block[100] ^= 1
+			if _, err := file.WriteAt(block, at); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }
@@ -164,22 +204,33 @@ func openFiles(t *testing.T, dir string) (links []string) {
 	return links
 }
 
+// extents visits the parts of a sparse file that are no holes.
+func extents(t *testing.T, file *os.File, visit func(start, end int64)) {
+	t.Helper()
+	for end := int64(0); ; {
+		start, err := unix.Seek(int(file.Fd()), end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return // no more data
+		}
+		if err == nil {
+			end, err = unix.Seek(int(file.Fd()), start, unix.SEEK_HOLE)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		visit(start, end)
+	}
+}
+
 // content is what a sparse file holds, without its holes.
 func content(t *testing.T, file *os.File) []byte {
 	t.Helper()
 	var all bytes.Buffer
-	for at := int64(0); ; {
-		start, err := unix.Seek(int(file.Fd()), at, unix.SEEK_DATA)
-		if err != nil {
-			break // no more data
-		}
-		if at, err = unix.Seek(int(file.Fd()), start, unix.SEEK_HOLE); err != nil {
+	extents(t, file, func(start, end int64) {
+		if _, err := io.Copy(&all, io.NewSectionReader(file, start, end-start)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.Copy(&all, io.NewSectionReader(file, start, at-start)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 	if all.Len() < 16*mib {
 		t.Errorf("the disk holds %d bytes, less than the image", all.Len())
 	}
