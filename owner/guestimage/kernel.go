@@ -27,6 +27,8 @@ type kernel struct {
 	modules map[string][]byte
 	// builtin names the modules that are part of the kernel, as moduleName writes them.
 	builtin map[string]bool
+	// options is the configuration that the kernel was built with; empty when the package does not have it.
+	options []byte
 }
 
 // loadKernel reads a Debian kernel package, or a directory into which one was unpacked.
@@ -44,9 +46,13 @@ func loadKernel(source string) (*kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load kernel %s: %w", source, err)
 	}
-	if k.vmlinuz == nil || len(k.modules) == 0 {
+	// A kernel may have everything built in, and then it has no module files; but it says so in modules.builtin.
+	if k.vmlinuz == nil || len(k.modules)+len(k.builtin) == 0 {
 		return nil, fmt.Errorf("load kernel %s: no boot/vmlinuz-* with lib/modules/* in it; give a linux-image package "+
 			"(not the meta package): %w", source, errdefs.ErrNotFound)
+	}
+	if err := checkOptions(k.options); err != nil {
+		return nil, fmt.Errorf("load kernel %s: %w", source, err)
 	}
 	return k, nil
 }
@@ -84,6 +90,11 @@ func (k *kernel) add(name string, _ int64, content io.Reader) error {
 		}
 		data, err := readAll(content, maxKernelFile)
 		k.version, k.vmlinuz = version, data
+		return err
+	}
+	if strings.HasPrefix(name, "boot/config-") {
+		data, err := readAll(content, maxOptions)
+		k.options = data
 		return err
 	}
 	rest, is := strings.CutPrefix(name, "lib/modules/")
