@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -89,5 +90,24 @@ func lifeSecurity(t *testing.T, l *lab) {
 		t.Run(name, func(t *testing.T) {
 			l.compare(t, func(config *runtime.ContainerConfig) { tc.edit(config.Linux.SecurityContext) }, tc.answers)
 		})
+	}
+}
+
+// lifeDevices opens devices that belong to no hardware; the guest's kernel loads what they need.
+func lifeDevices(t *testing.T, l *lab) {
+	devices := map[string]uint64{"/dev/fuse": unix.Mkdev(10, 229), "/dev/net/tun": unix.Mkdev(10, 200)}
+	var wanted []*runtime.Device
+	for path, number := range devices {
+		host := filepath.Join(t.TempDir(), "device")
+		if err := unix.Mknod(host, unix.S_IFCHR|0o666, int(number)); err != nil {
+			t.Fatal(err)
+		}
+		wanted = append(wanted, &runtime.Device{HostPath: host, ContainerPath: path, Permissions: "rwm"})
+	}
+	c := l.sleeper(t, func(config *runtime.ContainerConfig) { config.Devices = wanted })
+	for path := range devices {
+		if got := l.sh(t, c, "exec 3<>"+path+" && echo open"); got != "open" {
+			t.Errorf("%s: %q", path, got)
+		}
 	}
 }

@@ -34,6 +34,7 @@ func TestLife(t *testing.T) {
 		"file systems":    lifeFileSystems,
 		"volumes":         lifeVolumes,
 		"security":        lifeSecurity,
+		"devices":         lifeDevices,
 		"network":         lifeNetwork,
 		"stats":           lifeStats,
 		"update":          lifeUpdate,

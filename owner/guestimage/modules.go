@@ -57,6 +57,11 @@ var roots = []root{
 	{"bridge", "on:bridge", true, "-"},
 	{"dummy", "on:dummy", true, "-"},
 	{"veth", "on:veth", true, "-"},
+	// What opening /dev/fuse asks for, and a mount in another container that has the file open already.
+	{"fuse", "on:char_major_10_229", false, "-"},
+	{"fuse", "on:fs_fuse", false, "-"},
+	// The same for /dev/net/tun.
+	{"tun", "on:char_major_10_200", false, "-"},
 }
 
 // moduleSet is the closure of roots over a kernel's modules.

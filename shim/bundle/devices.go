@@ -86,31 +86,44 @@ func access(r *specs.LinuxResources, d specs.LinuxDevice) string {
 	return allowed
 }
 
+// softDevices are character devices that belong to no hardware, so that a guest has its own under the same number: FUSE and
+// tunnels, by what the kernel's list of devices (admin-guide/devices.txt) has fixed.
+var softDevices = [][2]int64{{10, 229}, {10, 200}}
+
+func isSoft(d specs.LinuxDevice) bool {
+	return d.Type == "c" && slices.Contains(softDevices, [2]int64{d.Major, d.Minor})
+}
+
 // handDevices adds the devices that the request carries to the specification, where an agent looks their paths up and
-// puts the guest's numbers in place of the host's. All others are dropped, and so are all rules but theirs: which devices
-// a guest has, and which of them are harmless, it knows itself.
+// puts the guest's numbers in place of the host's, and those that need no hardware. All others are dropped, and so are all
+// rules but theirs: which devices a guest has, and which of them are harmless, it knows itself.
 func handDevices(out *ocipb.Linux, in *specs.Linux, handed []*agentpb.Device, d *dropped) {
-	if allowsAll(in.Resources) {
-		d.note("linux.devices", len(in.Devices) > 0)
-		d.note("linux.resources.devices", true)
-		return
-	}
+	all := allowsAll(in.Resources)
+	d.note("linux.resources.devices", all)
+	others := false
 	for _, device := range in.Devices {
 		is := func(h *agentpb.Device) bool { return h.GetContainerPath() == device.Path }
-		if device.Type != "b" || !slices.ContainsFunc(handed, is) {
-			d.note("linux.devices["+device.Path+"]", true)
+		plugged := !all && device.Type == "b" && slices.ContainsFunc(handed, is)
+		if !plugged && !isSoft(device) {
+			others = true
+			d.note("linux.devices["+device.Path+"]", !all)
 			continue
 		}
-		mode := uint32(0)
+		mode, allowed := uint32(0), "rwm"
 		if device.FileMode != nil {
 			mode = uint32(device.FileMode.Perm())
+		}
+		if !all {
+			allowed = access(in.Resources, device)
 		}
 		out.Devices = append(out.Devices, &ocipb.LinuxDevice{
 			Path: device.Path, Type: device.Type, Major: device.Major, Minor: device.Minor,
 			FileMode: mode, UID: value(device.UID), GID: value(device.GID),
 		})
 		out.Resources.Devices = append(out.Resources.Devices, &ocipb.LinuxDeviceCgroup{
-			Allow: true, Type: device.Type, Major: device.Major, Minor: device.Minor, Access: access(in.Resources, device),
+			Allow: true, Type: device.Type, Major: device.Major, Minor: device.Minor, Access: allowed,
 		})
 	}
+	// A privileged container brings all devices of the host, too many to name.
+	d.note("linux.devices", all && others)
 }

@@ -78,3 +78,50 @@ func TestHandDevices(t *testing.T) {
 		t.Errorf("dropped %v, want %v", d, want)
 	}
 }
+
+// TestHandSoftDevices: what needs no hardware reaches a guest, also from a container that brings all devices of the host.
+func TestHandSoftDevices(t *testing.T) {
+	fuse := specs.LinuxDevice{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, FileMode: new(os.FileMode(0o666))}
+	tun := specs.LinuxDevice{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200}
+	kvm := specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}
+	disk := specs.LinuxDevice{Path: "/dev/x", Type: "b", Major: 10, Minor: 229}
+	char := func(d specs.LinuxDevice, access string) specs.LinuxDeviceCgroup {
+		return specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &d.Major, Minor: &d.Minor, Access: access}
+	}
+	for name, tc := range map[string]struct {
+		rules []specs.LinuxDeviceCgroup
+		want  []string // the accesses
+		drops dropped
+	}{
+		"named": {
+			[]specs.LinuxDeviceCgroup{{Access: "rwm"}, char(fuse, "rw"), char(tun, "rwm")},
+			[]string{"rw", "rwm"}, dropped{"linux.devices[/dev/kvm]", "linux.devices[/dev/x]"},
+		},
+		"privileged": {
+			[]specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}},
+			[]string{"rwm", "rwm"}, dropped{"linux.resources.devices", "linux.devices"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := &specs.Linux{
+				Devices: []specs.LinuxDevice{fuse, kvm, tun, disk}, Resources: &specs.LinuxResources{Devices: tc.rules},
+			}
+			out, d := &ocipb.Linux{Resources: &ocipb.LinuxResources{}}, dropped{}
+			handDevices(out, in, nil, &d)
+			var accesses []string
+			for i, rule := range out.Resources.Devices {
+				accesses = append(accesses, rule.GetAccess())
+				if device := out.Devices[i]; !rule.GetAllow() || rule.GetMinor() != device.GetMinor() || rule.GetType() != "c" {
+					t.Errorf("device %v has rule %v", device, rule)
+				}
+			}
+			if len(out.Devices) != 2 || out.Devices[0].GetPath() != "/dev/fuse" || out.Devices[1].GetPath() != "/dev/net/tun" ||
+				!reflect.DeepEqual(accesses, tc.want) {
+				t.Errorf("devices are %v with %q", out.Devices, accesses)
+			}
+			if !reflect.DeepEqual(d, tc.drops) {
+				t.Errorf("dropped %v, want %v", d, tc.drops)
+			}
+		})
+	}
+}
