@@ -25,7 +25,10 @@ import (
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
-func newSandbox(t *testing.T) *Sandbox { return newSandboxWith(t, "") }
+func newSandbox(t *testing.T) *Sandbox {
+	t.Helper()
+	return newSandboxWith(t, "")
+}
 
 // newSandboxWith has a scratch disk that is mounted at disk; empty: none.
 func newSandboxWith(t *testing.T, disk string) *Sandbox {

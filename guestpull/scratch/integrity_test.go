@@ -6,11 +6,11 @@ import (
 )
 
 // head is a disk's head as the kernel writes it: for 614216 sectors in 40 MiB more.
-func head(t testing.TB) []byte {
-	t.Helper()
+func head(tb testing.TB) []byte {
+	tb.Helper()
 	raw, err := hex.DecodeString("696e746567727400" + "05" + "0f" + "1c00" + "01000000" + "485f090000000000" + "00000000" + "03")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return append(raw, make([]byte, sector-len(raw))...)
 }

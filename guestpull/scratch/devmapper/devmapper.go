@@ -110,9 +110,9 @@ func (m *Mapper) call(request uint, name string, flags uint32, table *Table) (*u
 	}
 	// In words, for the alignment of the header.
 	words := make([]uint64, (size+7)/8)
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size) //nolint:gosec // words has that many bytes
 	defer clear(buf)
-	header := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))
+	header := (*unix.DmIoctl)(unsafe.Pointer(&words[0])) //nolint:gosec // words is aligned for it and no shorter
 	header.Version = [3]uint32{4, 0, 0}
 	header.Data_size, header.Data_start, header.Flags = uint32(size), uint32(headerSize), flags
 	copy(header.Name[:], name)
@@ -120,6 +120,7 @@ func (m *Mapper) call(request uint, name string, flags uint32, table *Table) (*u
 		header.Target_count = 1
 		encode(buf[headerSize:], table)
 	}
+	//nolint:gosec // the kernel reads and writes as many bytes as the header says
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, m.control.Fd(), uintptr(request), uintptr(unsafe.Pointer(header))); errno != 0 {
 		return nil, errno
 	}
