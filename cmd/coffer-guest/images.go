@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -11,12 +12,14 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/container"
+	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/kbs"
 	"github.com/coffer-project/coffer/guestpull/registry"
 	"github.com/coffer-project/coffer/guestpull/store"
 	"github.com/coffer-project/coffer/guestpull/unpack"
+	"github.com/coffer-project/coffer/guestpull/unpack/worker"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	"github.com/coffer-project/coffer/proto/initdata"
 )
@@ -70,7 +73,12 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	if layers.NoDevices() {
 		options = append(options, unpack.WithDevices())
 	}
-	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits(), options...), layers,
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own program: %w", err)
+	}
+	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), options...), self, reap.New().Start)
+	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpacker, layers,
 		image.WithParallel(measured.Image.ParallelLayers), image.WithTracker(s.pulls))
 	return image.NewBackground(ctx, puller, s.pullLimit), nil
 }

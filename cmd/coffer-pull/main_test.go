@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/coffer-project/coffer/guestpull/unpack/worker/workertest"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
 	"github.com/coffer-project/coffer/integration/require"
 )
@@ -22,10 +24,22 @@ import (
 // mainVariable makes the test binary the program itself, for what only a process can show: signals and exit codes.
 const mainVariable = "COFFER_PULL_TEST_MAIN"
 
+// workerVariable names the program for workers, which the test binary is not.
+const workerVariable = "COFFER_PULL_TEST_WORKER"
+
 func TestMain(m *testing.M) {
+	workerProgram = func() (string, error) { return os.Getenv(workerVariable), nil }
 	if os.Getenv(mainVariable) != "" {
 		main()
 		os.Exit(0)
+	}
+	program, err := workertest.Build()
+	if err == nil {
+		err = os.Setenv(workerVariable, program)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

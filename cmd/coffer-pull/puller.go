@@ -17,6 +17,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/registry"
 	"github.com/coffer-project/coffer/guestpull/store"
 	"github.com/coffer-project/coffer/guestpull/unpack"
+	"github.com/coffer-project/coffer/guestpull/unpack/worker"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	"github.com/coffer-project/coffer/proto/initdata"
 	proto "github.com/coffer-project/coffer/proto/kbs"
@@ -34,6 +35,9 @@ func pullerFlags() []cli.Flag {
 		&cli.IntFlag{Name: "parallel", Usage: "layers to work on at a time (default: one per processor)"},
 	}
 }
+
+// workerProgram is what unpacks layers: this program, started again.
+var workerProgram = os.Executable
 
 // newPuller plugs the stages together, over a store in root.
 func newPuller(c *cli.Context, root string, tracker *image.Tracker) (*image.Puller, error) {
@@ -77,12 +81,17 @@ func newPuller(c *cli.Context, root string, tracker *image.Tracker) (*image.Pull
 	if s.NoDevices() {
 		unpackOpts = append(unpackOpts, unpack.WithDevices())
 	}
+	program, err := workerProgram()
+	if err != nil {
+		return nil, fmt.Errorf("find own program: %w", err)
+	}
+	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), unpackOpts...), program, worker.StartProcess)
 	opts := []image.Option{image.WithTracker(tracker)}
 	if n := c.Int("parallel"); n > 0 {
 		opts = append(opts, image.WithParallel(n))
 	}
 	return image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys),
-		unpack.New(unpack.DefaultLimits(), unpackOpts...), s, opts...), nil
+		unpacker, s, opts...), nil
 }
 
 // readInitdata reads a document; no name is an empty one.

@@ -2,6 +2,8 @@ package unpack
 
 import (
 	"context"
+	_ "crypto/sha256" // digests that images may use
+	_ "crypto/sha512"
 	"fmt"
 	"io"
 	"time"
@@ -45,6 +47,7 @@ func (u *Unpacker) Unpack(ctx context.Context, dir string, r io.Reader, l Layer)
 		cancel()
 		return nil, err
 	}
+	header := packed.total // the decoder has read it already
 	hash := l.Digest.Hash()
 	unpacked := &stopwatch{r: io.TeeReader(tar, hash)}
 	ahead := &aheadReader{ctx: ctx, r: unpacked, spread: u.spread}
@@ -60,12 +63,12 @@ func (u *Unpacker) Unpack(ctx context.Context, dir string, r io.Reader, l Layer)
 	if res.Size, res.Deferred, err = u.Apply(ctx, dir, read); err != nil {
 		return nil, err
 	}
-	res.Apply = time.Since(start) - read.total
+	res.Apply = max(time.Since(start)-read.total, 0)
+	res.Decompress = max(unpacked.total-(packed.total-header), 0)
 	// The decoder may be content before its input has ended, and the verdicts on the input come with its end.
 	if err := atEnd(packed); err != nil {
 		return nil, err
 	}
-	res.Decompress = unpacked.total - packed.total
 	res.DiffID = digest.NewDigest(l.Digest, hash)
 	return res, nil
 }

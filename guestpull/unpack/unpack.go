@@ -117,6 +117,20 @@ func New(limits Limits, opts ...Option) *Unpacker {
 	return u
 }
 
+// Limits returns what New was given.
+func (u *Unpacker) Limits() Limits { return u.limits }
+
+// Devices reports whether device nodes are created.
+func (u *Unpacker) Devices() bool { return u.devices }
+
+// Space returns how many bytes may still be written to a layer's directory; a negative number is no limit.
+func (u *Unpacker) Space(dir string) (int64, error) {
+	if u.space == nil {
+		return -1, nil
+	}
+	return u.space(dir)
+}
+
 // Decompress returns the tar stream of a packed layer. The reader must be closed; it does not close r.
 func (u *Unpacker) Decompress(r io.Reader, c mediatype.Compression) (io.ReadCloser, error) {
 	if c == mediatype.None {
