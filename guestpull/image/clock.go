@@ -32,5 +32,3 @@ func (c *clock) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-func (c *clock) spent() time.Duration { return c.total }
