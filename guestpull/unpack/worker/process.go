@@ -136,7 +136,7 @@ func (p *process) run(ctx context.Context, r io.Reader, spare func() bool) (*unp
 		}
 		buf := p.ring[block*blockSize:][:blockSize]
 		n, err := fill(r, buf)
-		if err != nil && err != io.EOF {
+		if err != nil && err != io.EOF { //nolint:errorlint // a wrapped EOF is a broken stream
 			return nil, false, err
 		}
 		// A write that fails meets a worker that ended, of which the listener will know more.
@@ -144,7 +144,7 @@ func (p *process) run(ctx context.Context, r io.Reader, spare func() bool) (*unp
 		if n > 0 {
 			sent = send(p.conn, kindBlock, blockMessage(n, spare()))
 		}
-		if err == io.EOF && sent == nil {
+		if err == io.EOF && sent == nil { //nolint:errorlint // as above
 			sent = send(p.conn, kindEnd, nil)
 		}
 		if err == nil && sent == nil {

@@ -44,7 +44,7 @@ func landlock() error {
 	if version >= 6 {
 		set.scoped, size = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET|unix.LANDLOCK_SCOPE_SIGNAL, size+unsafe.Sizeof(set.scoped)
 	}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&set)), size, 0)
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&set)), size, 0) //nolint:gosec // the size is that of the struct
 	if errno != 0 {
 		return fmt.Errorf("make rules: %w", errno)
 	}
@@ -55,7 +55,7 @@ func landlock() error {
 	}
 	defer unix.Close(root)
 	rule := unix.LandlockPathBeneathAttr{Allowed_access: set.fs &^ unused, Parent_fd: int32(root)}
-	_, _, errno = unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, fd, unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
+	_, _, errno = unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, fd, unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0) //nolint:gosec // the kernel reads it at once
 	if errno != 0 {
 		return fmt.Errorf("add a rule: %w", errno)
 	}
