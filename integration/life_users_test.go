@@ -80,7 +80,7 @@ func imageUsers(t *testing.T, l *lab) {
 			image: named,
 			answers: map[string]string{
 				who: "1000\n50\n50 50000\n/home/app", groups: "50 50000", "pwd": "/srv/missing",
-				"stat -c '%u:%g %a' . /work": "0:0 755\n0:0 755", "env | grep -c SHELL; true": "0",
+				"stat -c '%u:%g %a' . /srv": "0:0 755\n0:0 755", "env | grep -c SHELL; true": "0",
 			},
 			status: "1000:50 [50 50000]",
 		},
