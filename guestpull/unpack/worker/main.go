@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -56,8 +57,7 @@ func work(conn socket) (_ *unpack.Result, noLandlock bool, err error) {
 	if noLandlock = errors.Is(err, jail.ErrNoLandlock); err != nil && !noLandlock {
 		return nil, false, fmt.Errorf("lock in the process that unpacks the layer: %w", err)
 	}
-	s := &source{conn: conn, ring: ring, blocks: make(chan block, slots), spaces: make(chan int64, 1)}
-	go s.listen()
+	s := newSource(conn, ring)
 	opts := []unpack.Option{unpack.WithOwnRoot(), unpack.WithSpread(s.spare.Load), unpack.WithSpace(s.space)}
 	if j.Devices {
 		opts = append(opts, unpack.WithDevices())
@@ -96,57 +96,86 @@ func (s socket) Write(p []byte) (int, error) {
 	}
 }
 
-// block is a filled block of the ring, or the end of the stream.
-type block struct {
-	data []byte
-	end  bool
-}
-
-// source is the packed stream as it comes through the ring.
+// source is the packed stream as it comes through the ring. Whoever waits for a message of the parent reads it, so that with
+// one stage at work nobody has to be woken up.
 type source struct {
-	conn   socket
-	ring   []byte
-	blocks chan block
-	spaces chan int64
-	spare  atomic.Bool
+	conn  socket
+	ring  []byte
+	spare atomic.Bool
 
+	mu      sync.Mutex
+	heard   *sync.Cond // of mu: a message has come in
+	reading bool       // somebody waits for the next message
+	filled  []int      // lengths of the blocks that may be read, the oldest first
+	ended   bool       // no block will follow those
+	free    int64      // the answer to a question, unless negative
+
+	// Of the goroutine that reads the stream.
 	rest []byte
-	held bool // a block is being read
-	end  bool
+	next int // the block of the ring that follows
+	held bool
 }
 
-// listen takes the parent's messages. When the parent is gone, nothing is left to do.
-func (s *source) listen() {
-	for next := 0; ; {
+// noAnswer is source.free as long as a question is open.
+const noAnswer = -1
+
+func newSource(conn socket, ring []byte) *source {
+	s := &source{conn: conn, ring: ring}
+	s.heard = sync.NewCond(&s.mu)
+	return s
+}
+
+// await returns when there is what the caller waits for, with mu held. When the parent is gone, nothing is left to do.
+func (s *source) await(there func() bool) {
+	for !there() {
+		if s.reading {
+			s.heard.Wait()
+			continue
+		}
+		s.reading = true
+		s.mu.Unlock()
 		kind, content, err := receive(s.conn)
 		if err != nil {
 			os.Exit(1)
 		}
-		switch kind {
-		case kindBlock:
-			s.spare.Store(content[4] == 1)
-			s.blocks <- block{data: s.ring[next*blockSize:][:binary.LittleEndian.Uint32(content)]}
-			next = (next + 1) % slots
-		case kindEnd:
-			s.blocks <- block{end: true}
-		case kindSpace:
-			s.spaces <- int64(binary.LittleEndian.Uint64(content))
-		}
+		s.mu.Lock()
+		s.reading = false
+		s.hear(kind, content)
+		s.heard.Broadcast()
+	}
+}
+
+func (s *source) hear(kind byte, content []byte) {
+	switch kind {
+	case kindBlock:
+		s.spare.Store(content[4] == 1)
+		s.filled = append(s.filled, int(binary.LittleEndian.Uint32(content)))
+	case kindEnd:
+		s.ended = true
+	case kindSpace:
+		// A negative answer is that there is no limit.
+		s.free = int64(min(binary.LittleEndian.Uint64(content), math.MaxInt64))
 	}
 }
 
 func (s *source) Read(p []byte) (int, error) {
-	for len(s.rest) == 0 {
-		if s.end {
-			return 0, io.EOF
-		}
+	if len(s.rest) == 0 {
 		if s.held {
 			if err := send(s.conn, kindFree, nil); err != nil {
 				return 0, err
 			}
+			s.held = false
 		}
-		b := <-s.blocks
-		s.rest, s.held, s.end = b.data, !b.end, b.end
+		s.mu.Lock()
+		s.await(func() bool { return len(s.filled) > 0 || s.ended })
+		if len(s.filled) == 0 {
+			s.mu.Unlock()
+			return 0, io.EOF
+		}
+		s.rest = s.ring[s.next*blockSize:][:s.filled[0]]
+		s.filled = s.filled[1:]
+		s.mu.Unlock()
+		s.next, s.held = (s.next+1)%slots, true
 	}
 	n := copy(p, s.rest)
 	s.rest = s.rest[n:]
@@ -155,12 +184,12 @@ func (s *source) Read(p []byte) (int, error) {
 
 // space asks the parent how many bytes may still be written to the one directory that there is.
 func (s *source) space(string) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = noAnswer
 	if err := send(s.conn, kindQuestion, nil); err != nil {
 		return 0, err
 	}
-	free := <-s.spaces
-	if free < 0 {
-		return math.MaxInt64, nil
-	}
-	return free, nil
+	s.await(func() bool { return s.free != noAnswer })
+	return s.free, nil
 }
