@@ -23,9 +23,14 @@ setup: ## install QEMU, the guest kernel, containerd, runc and a registry (root;
 build: ## build every binary into bin/
 	@for name in $(BINARIES); do $(GOBUILD) -o bin/$$name ./cmd/$$name; done
 
+.PHONY: kernel
+kernel: ## build a small kernel for guests, which starts twice as fast as Debian's (ten minutes on two cores; use it by KERNEL=own)
+	@contrib/guest-kernel/build.sh $(COFFER_CACHE)/kernel/own
+
 .PHONY: guest
-guest: build ## build the guest image into the cache (needs setup)
-	@kernel=$$(ls $(COFFER_CACHE)/kernel/linux-image-6.*_amd64.deb 2>/dev/null | sort -V | tail -n 1); \
+guest: build ## build the guest image into the cache (needs setup; KERNEL=own takes that of make kernel, KERNEL=PATH another)
+	@kernel='$(if $(filter own,$(KERNEL)),$(COFFER_CACHE)/kernel/own,$(KERNEL))'; \
+	[ -n "$$kernel" ] || kernel=$$(ls $(COFFER_CACHE)/kernel/linux-image-6.*_amd64.deb 2>/dev/null | sort -V | tail -n 1); \
 	[ -n "$$kernel" ] || { echo 'guest: no kernel package in $(COFFER_CACHE)/kernel: run make setup' >&2; exit 1; }; \
 	bin/cofferctl guest build --kernel "$$kernel" --runc $(COFFER_CACHE)/bin/runc --agent bin/coffer-guest --out $(GUEST)
 
