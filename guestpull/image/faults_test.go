@@ -219,20 +219,7 @@ func TestPullsShareLayers(t *testing.T) {
 		refs = append(refs, r.Put(fmt.Sprintf("app%d", i), "1", rt.NewImage([]rt.Layer{base, top}, nil, nil)))
 	}
 	p, dir := quickPuller(t, r, nil)
-	var wg sync.WaitGroup
-	for i, ref := range refs {
-		wg.Go(func() {
-			img, err := p.Pull(t.Context(), image.Request{ContainerID: fmt.Sprint(i), Reference: ref})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if got := readFile(t, img.Layers, "top"); got != fmt.Sprint(i) {
-				t.Errorf("image %d has top %q", i, got)
-			}
-		})
-	}
-	wg.Wait()
+	pullBeside(t, p, refs)
 	gets := map[string]int{}
 	for _, q := range r.Requests() {
 		if q.Kind == rt.LayerBlob {
@@ -324,4 +311,23 @@ func TestImageLargerThanMemory(t *testing.T) {
 			wantEmpty(t, dir)
 		})
 	}
+}
+
+// pullBeside pulls images side by side, each for a container of its own, and looks for the image's number in the file top.
+func pullBeside(t *testing.T, p *image.Puller, refs []string) {
+	t.Helper()
+	var pulls sync.WaitGroup
+	for i, ref := range refs {
+		pulls.Go(func() {
+			img, err := p.Pull(t.Context(), image.Request{ContainerID: fmt.Sprint(i), Reference: ref})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if got := readFile(t, img.Layers, "top"); got != fmt.Sprint(i) {
+				t.Errorf("image %d has top %q", i, got)
+			}
+		})
+	}
+	pulls.Wait()
 }

@@ -78,20 +78,11 @@ func TestPodPullsSideBySide(t *testing.T) {
 	keys := &countedKeys{fakeKeys: fakeKeys{keyURI: kek()}, asked: map[string]int{}}
 	p := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpack.New(unpack.DefaultLimits()), dir,
 		image.WithPlatform("linux/amd64"), image.WithParallel(2))
-	var pod sync.WaitGroup
+	var refs []string
 	for i := range containers {
-		pod.Go(func() {
-			img, err := p.Pull(t.Context(), image.Request{ContainerID: fmt.Sprint(i), Reference: fmt.Sprintf("%s/app%d:1", addr, i)})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if got := readFile(t, img.Layers, "top"); got != fmt.Sprint(i) {
-				t.Errorf("container %d has top %q", i, got)
-			}
-		})
+		refs = append(refs, fmt.Sprintf("%s/app%d:1", addr, i))
 	}
-	pod.Wait()
+	pullBeside(t, p, refs)
 	for name, n := range asked {
 		if n != 1 {
 			t.Errorf("layer %s was asked for %d times", name, n)

@@ -63,13 +63,13 @@ func (a *aheadReader) run() {
 // take reads a block.
 func take(r io.Reader) block {
 	b := block{buf: blocks.Get().(*[aheadBlock]byte)}
-	n, err := fill(r, b.buf[:])
+	n, err := Fill(r, b.buf[:])
 	b.data, b.err = b.buf[:n], err
 	return b
 }
 
-// fill reads until buf is full or an error comes, which is returned as it is.
-func fill(r io.Reader, buf []byte) (int, error) {
+// Fill reads until buf is full or an error comes, which is returned as it is.
+func Fill(r io.Reader, buf []byte) (int, error) {
 	n := 0
 	for n < len(buf) {
 		m, err := r.Read(buf[n:])

@@ -135,7 +135,7 @@ func (p *process) run(ctx context.Context, r io.Reader, spare func() bool) (*unp
 			return nil, false, ctx.Err()
 		}
 		buf := p.ring[block*blockSize:][:blockSize]
-		n, err := fill(r, buf)
+		n, err := unpack.Fill(r, buf)
 		if err != nil && err != io.EOF { //nolint:errorlint // a wrapped EOF is a broken stream
 			return nil, false, err
 		}
@@ -168,19 +168,6 @@ func (p *process) early(out outcome) (*unpack.Result, bool, error) {
 		out.err = errProtocol
 	}
 	return nil, false, out.err
-}
-
-// fill reads until buf is full or an error comes, which is returned as it is.
-func fill(r io.Reader, buf []byte) (int, error) {
-	n := 0
-	for n < len(buf) {
-		m, err := r.Read(buf[n:])
-		n += m
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
 }
 
 // listen takes what the worker says until the outcome is known.
