@@ -1,5 +1,3 @@
-// Package appraise judges evidence: is it genuine, is it bound to this session and to this initdata, and is the guest that it describes
-// one of those that the owner trusts. Each kind of TEE has its verifier in a package of its own.
 package appraise
 
 import (
@@ -20,36 +18,14 @@ type Evidence struct {
 	InitDataDigest []byte
 }
 
-// Status is the verdict on one part of the guest, in the words of the attestation result (EAR).
-type Status string
-
-// The verdicts. None means that nothing was proved, not even something bad.
-const (
-	None            Status = "none"
-	Affirming       Status = "affirming"
-	Warning         Status = "warning"
-	Contraindicated Status = "contraindicated"
-)
-
-// TrustVector details the verdict with the codes of AR4SI; 0 makes no claim.
-type TrustVector struct {
-	InstanceIdentity int8 `json:"instance-identity"`
-	Configuration    int8 `json:"configuration"`
-	Executables      int8 `json:"executables"`
-	FileSystem       int8 `json:"file-system"`
-	Hardware         int8 `json:"hardware"`
-	RuntimeOpaque    int8 `json:"runtime-opaque"`
-	StorageOpaque    int8 `json:"storage-opaque"`
-	SourcedData      int8 `json:"sourced-data"`
-}
-
 // Result is an appraisal of genuine evidence. Evidence that is not genuine gives an error instead.
 type Result struct {
 	Status Status
 	Vector TrustVector
 	// PolicyID names the rules that led to Status.
 	PolicyID string
-	// Claims is what the evidence says about the guest, for policies and audit. It goes into tokens, so it must hold no secret.
+	// Claims is what the evidence says about the guest, for policies and audit, by the names that Trustee uses. It goes into tokens, so
+	// it must hold no secret.
 	Claims map[string]any
 	// ReportData and InitData are the bound values in the TEE's own notation; InitData is empty where none is known.
 	ReportData, InitData string

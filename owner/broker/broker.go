@@ -66,13 +66,13 @@ type Options struct {
 // Broker is an http.Handler with the endpoints of the protocol. It holds sessions in memory only.
 type Broker struct {
 	Options
-	verifiers map[kbs.TEE]appraise.Verifier
+	verifiers *appraise.Registry
 	sessions  *sessions
 	limiter   *limiter
 	mux       *http.ServeMux
 }
 
-// New returns a broker. Missing parts are InvalidArgument, all of them at once.
+// New returns a broker. Missing parts are InvalidArgument, all of them at once; two verifiers for one TEE are AlreadyExists.
 func New(o Options) (*Broker, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -80,15 +80,16 @@ func New(o Options) (*Broker, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("broker options: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
+	verifiers, err := appraise.NewRegistry(o.Verifiers...)
+	if err != nil {
+		return nil, fmt.Errorf("broker options: %w", err)
+	}
 	b := &Broker{
 		Options:   o,
-		verifiers: map[kbs.TEE]appraise.Verifier{},
+		verifiers: verifiers,
 		sessions:  newSessions(o.MaxSessions, o.SessionLifetime, o.Now),
 		limiter:   newLimiter(o.RequestsPerSecond, o.RequestBurst, o.Now),
 		mux:       http.NewServeMux(),
-	}
-	for _, v := range o.Verifiers {
-		b.verifiers[v.TEE()] = v
 	}
 	b.routes()
 	return b, nil

@@ -40,7 +40,7 @@ func (b *Broker) checkRequest(body []byte) (kbs.TEE, error) {
 	if err := request.TEE.Validate(); err != nil {
 		return "", refuse(kbs.KindAttestation, "authentication request: %s", peerText(err))
 	}
-	if _, ok := b.verifiers[request.TEE]; ok {
+	if _, ok := b.verifiers.Verifier(request.TEE); ok {
 		return request.TEE, nil
 	}
 	if request.TEE == kbs.TEESample {
@@ -104,7 +104,11 @@ func (b *Broker) appraise(r *http.Request, s session, body []byte, rec *audit.Re
 			return "", refuse(kbs.KindAttestation, "%s", peerText(err))
 		}
 	}
-	result, err := b.verifiers[s.tee].Verify(r.Context(), evidence)
+	verifier, ok := b.verifiers.Verifier(s.tee)
+	if !ok {
+		return "", refuse(kbs.KindAttestation, "this broker cannot verify evidence of tee %s", s.tee)
+	}
+	result, err := verifier.Verify(r.Context(), evidence)
 	if err != nil {
 		return "", refuse(kbs.KindAttestation, "%s", peerText(err))
 	}
