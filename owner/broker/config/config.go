@@ -39,6 +39,7 @@ type Config struct {
 	LogLevel  string    `toml:"log_level" comment:"trace, debug, info, warn or error"`
 	Server    Server    `toml:"server"`
 	Attest    Attest    `toml:"attestation"`
+	Evidence  Evidence  `toml:"evidence"`
 	Resources Resources `toml:"resources"`
 	Admin     Admin     `toml:"admin"`
 	Audit     Audit     `toml:"audit"`
@@ -98,6 +99,7 @@ func Default() Config {
 			SessionLifetime: Duration(5 * time.Minute),
 			MaxSessions:     10000,
 		},
+		Evidence:  Evidence{CollateralDir: "/var/lib/coffer-kbs/collateral"},
 		Resources: Resources{Dir: "/var/lib/coffer-kbs/resources"},
 		Admin:     Admin{PublicKeyFiles: []string{}},
 	}
@@ -152,6 +154,7 @@ func (c Config) Validate() error {
 	if c.Attest.TokenCertFile != "" && c.Attest.TokenKeyFile == "" {
 		fault("attestation.token_cert_file is set without token_key_file")
 	}
+	faults = append(faults, c.Evidence.faults()...)
 	if c.Resources.Dir == "" {
 		fault("resources.dir is missing")
 	}

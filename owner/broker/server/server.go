@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/coffer-project/coffer/owner/appraise"
-	"github.com/coffer-project/coffer/owner/appraise/sample"
 	"github.com/coffer-project/coffer/owner/broker"
 	"github.com/coffer-project/coffer/owner/broker/admin"
 	"github.com/coffer-project/coffer/owner/broker/audit"
@@ -76,10 +75,6 @@ func New(ctx context.Context, c config.Config) (_ *Server, retErr error) {
 // assemble opens the broker's parts.
 func (s *Server) assemble(ctx context.Context) (http.Handler, error) {
 	c := s.config
-	if !c.Attest.AllowSample {
-		// Until there are verifiers for hardware, a broker without sample would refuse everybody: say so instead of starting.
-		log.G(ctx).Warn("this version verifies no hardware tee: without allow_sample every guest is refused")
-	}
 	key, certs, err := c.TokenKey()
 	if err != nil {
 		return nil, err
@@ -102,8 +97,12 @@ func (s *Server) assemble(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	s.closers = append(s.closers, auditFile.Close)
+	verifiers, err := verifiers(ctx, c, appraise.Values{})
+	if err != nil {
+		return nil, err
+	}
 	return broker.New(broker.Options{
-		Verifiers:         verifiers(c),
+		Verifiers:         verifiers,
 		Policy:            broker.FixedPolicy{AllowSample: c.Attest.AllowSample},
 		Store:             resources,
 		Tokens:            tokens,
@@ -115,14 +114,6 @@ func (s *Server) assemble(ctx context.Context) (http.Handler, error) {
 		RequestsPerSecond: c.Server.RequestsPer,
 		RequestBurst:      c.Server.RequestBurst,
 	})
-}
-
-func verifiers(c config.Config) []appraise.Verifier {
-	var list []appraise.Verifier
-	if c.Attest.AllowSample {
-		list = append(list, sample.New())
-	}
-	return list
 }
 
 // URL returns the base URL of the listener.

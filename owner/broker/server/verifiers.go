@@ -1,0 +1,41 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/containerd/log"
+
+	"github.com/coffer-project/coffer/owner/appraise"
+	"github.com/coffer-project/coffer/owner/appraise/collateral"
+	"github.com/coffer-project/coffer/owner/appraise/sample"
+	"github.com/coffer-project/coffer/owner/appraise/snp"
+	"github.com/coffer-project/coffer/owner/broker/config"
+)
+
+// verifiers returns those for all kinds of TEE that the configuration accepts. Hardware is always among them: what is not named by
+// references is not trusted anyway.
+func verifiers(ctx context.Context, c config.Config, references appraise.References) ([]appraise.Verifier, error) {
+	files := &collateral.Store{Dir: c.Evidence.CollateralDir}
+	if c.Evidence.FetchCollateral {
+		files.Client = &http.Client{}
+	}
+	roots, err := c.Evidence.TestRoots()
+	if err != nil {
+		return nil, err
+	}
+	if roots != nil {
+		log.G(ctx).WithField("roots", c.Evidence.TestRootsFile).
+			Warn("TEST MODE: SNP reports are believed that software forged, and those of real processors are refused; never use insecure_snp_test_roots_file where secrets are real")
+	}
+	snpVerifier, err := snp.New(snp.Options{References: references, Collateral: files, RequireCRL: c.Evidence.RequireCRL, TestRoots: roots})
+	if err != nil {
+		return nil, err
+	}
+	list := []appraise.Verifier{snpVerifier}
+	if c.Attest.AllowSample {
+		log.G(ctx).Warn("guests of the sample tee are accepted, which prove nothing")
+		list = append(list, sample.New())
+	}
+	return list, nil
+}
