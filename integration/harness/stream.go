@@ -81,8 +81,26 @@ func (n *Node) stream(ctx context.Context, address string) (*Stream, error) {
 		return nil, fmt.Errorf("open stream %s: %w", address, err)
 	}
 	s := &Stream{conn: conn, done: make(chan struct{}), changed: make(chan struct{})}
-	go s.read()
+	if err := s.awaitGreeting(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open stream %s: %w", address, err), s.Close())
+	}
 	return s, nil
+}
+
+// awaitGreeting begins to read and waits for the empty message by which the server says that the streams are there. A
+// client that was gone when it came would answer it by resetting the connection, which takes from the server all input that
+// it has not read yet.
+func (s *Stream) awaitGreeting(ctx context.Context) error {
+	greeted := s.changed
+	go s.read()
+	select {
+	case <-greeted:
+		return nil
+	case <-s.done:
+		return errors.Join(errors.New("it ended without a greeting"), s.status)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *Stream) read() {
