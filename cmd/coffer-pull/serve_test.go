@@ -37,7 +37,8 @@ func startService(t *testing.T, r *rt.Registry) *service {
 
 func (s *service) start(t *testing.T, r *rt.Registry) {
 	t.Helper()
-	s.cmd, _, _ = process(t, "serve", "--socket", s.socket, "--root", s.root, "--plain-http", r.Addr())
+	// People write flags on either side of the word.
+	s.cmd, _, _ = process(t, "--plain-http", r.Addr(), "--socket", s.socket, "serve", "--root", s.root)
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
