@@ -77,7 +77,9 @@ func get(ctx context.Context, stateDir, path string) (io.ReadCloser, error) {
 	}
 	defer response.Body.Close()
 	reason, _ := io.ReadAll(io.LimitReader(response.Body, maxReason)) // the status says enough without it
-	return nil, fmt.Errorf("%s: %w", strings.TrimSpace(string(reason)), errhttp.ToNative(response.StatusCode))
+	class := errhttp.ToNative(response.StatusCode)
+	// The reason names its class, as all errors do.
+	return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(strings.TrimSpace(string(reason)), ": "+class.Error()), class)
 }
 
 // gone tells a shim that has ended from one that does not answer.

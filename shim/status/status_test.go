@@ -78,7 +78,7 @@ func TestConsole(t *testing.T) {
 		"last":       {&fakeSource{kept: kept}, 2, "two\nthree\n", nil},
 		"none yet":   {&fakeSource{later: make(chan string)}, 0, "", nil},
 		"forbidden":  {&fakeSource{err: fmt.Errorf("set show_console: %w", errdefs.ErrPermissionDenied)}, 0, "", errdefs.ErrPermissionDenied},
-		"no console": {&fakeSource{err: errdefs.ErrFailedPrecondition}, 0, "", errdefs.ErrFailedPrecondition},
+		"no console": {&fakeSource{err: fmt.Errorf("no guest yet: %w", errdefs.ErrFailedPrecondition)}, 0, "", errdefs.ErrFailedPrecondition},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, err := Console(t.Context(), serve(t, test.source), test.lines, false)
@@ -86,6 +86,9 @@ func TestConsole(t *testing.T) {
 				t.Fatalf("got %v, want %v", err, test.wantErr)
 			}
 			if err != nil {
+				if n := strings.Count(err.Error(), test.wantErr.Error()); n != 1 {
+					t.Errorf("%v: it says %q %d times", err, test.wantErr, n)
+				}
 				return
 			}
 			defer text.Close()
