@@ -1,4 +1,4 @@
-// Command cofferctl is the user's tool: it encrypts images, builds guest images and talks to the key broker. Commands for
+// Command cofferctl is the user's tool: it encrypts images, builds and measures guest images and talks to the key broker. Commands for
 // a node's admin it hands on to coffer-node, the host's half.
 package main
 
@@ -26,6 +26,7 @@ func main() {
 			imageCommand(),
 			initdataCommand(),
 			kbsCommand(),
+			measureCommand(),
 		}, nodeCommands()...),
 	}
 	if err := app.RunContext(ctx, args.FlagsFirst(app, os.Args)); err != nil {
