@@ -20,7 +20,8 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "tls-key", Usage: "key of the certificate in PEM"},
 		&cli.BoolFlag{Name: "insecure-http", Usage: "allow plain http on other addresses than loopback"},
 		&cli.BoolFlag{Name: "allow-sample", Usage: "accept the sample tee, which proves nothing: for development only"},
-		&cli.StringFlag{Name: "resources", Usage: "`DIRECTORY` of the resources"},
+		&cli.StringFlag{Name: "store", Usage: "`DIRECTORY` (or file of the kind bolt) of resources, policies and reference values"},
+		&cli.StringFlag{Name: "master-key", Usage: "`FILE` with the key that encrypts the store at rest"},
 		&cli.StringFlag{Name: "token-key", Usage: "EC P-256 key in PEM that signs tokens"},
 		&cli.StringSliceFlag{Name: "admin-key", Usage: "Ed25519 public key in PEM of an admin; may be repeated"},
 		&cli.StringFlag{Name: "audit-log", Usage: "`FILE` that audit records are appended to"},
@@ -35,13 +36,14 @@ func configure(c *cli.Context) (config.Config, error) {
 		return conf, err
 	}
 	for flag, field := range map[string]*string{
-		"listen":    &conf.Server.Listen,
-		"tls-cert":  &conf.Server.TLSCertFile,
-		"tls-key":   &conf.Server.TLSKeyFile,
-		"resources": &conf.Resources.Dir,
-		"token-key": &conf.Attest.TokenKeyFile,
-		"audit-log": &conf.Audit.File,
-		"log-level": &conf.LogLevel,
+		"listen":     &conf.Server.Listen,
+		"tls-cert":   &conf.Server.TLSCertFile,
+		"tls-key":    &conf.Server.TLSKeyFile,
+		"store":      &conf.Store.Path,
+		"master-key": &conf.Store.MasterKeyFile,
+		"token-key":  &conf.Attest.TokenKeyFile,
+		"audit-log":  &conf.Audit.File,
+		"log-level":  &conf.LogLevel,
 	} {
 		if c.IsSet(flag) {
 			*field = c.String(flag)
@@ -76,7 +78,7 @@ func load(c *cli.Context) (config.Config, error) {
 func keygenCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "keygen",
-		Usage: "make an admin's key pair (admin.key, admin.pub) and a token key (token.key)",
+		Usage: "make an admin's key pair (admin.key, admin.pub), a token key (token.key) and a store's master key (master.key)",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "dir", Value: ".", Usage: "`DIRECTORY` to write the files to; existing files are never replaced"}},
 		Action: func(c *cli.Context) error {
 			private, public, err := keys.NewAdmin()
@@ -95,7 +97,7 @@ func keygenCommand() *cli.Command {
 				name string
 				data []byte
 				mode os.FileMode
-			}{{"admin.key", private, 0o600}, {"admin.pub", public, 0o644}, {"token.key", token, 0o600}} {
+			}{{"admin.key", private, 0o600}, {"admin.pub", public, 0o644}, {"token.key", token, 0o600}, {"master.key", keys.NewMaster(), 0o600}} {
 				name := filepath.Join(dir, file.name)
 				if err := keys.WriteNew(name, file.data, file.mode); err != nil {
 					return err

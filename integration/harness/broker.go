@@ -41,13 +41,14 @@ tls_cert_file = %q
 tls_key_file = %q
 [attestation]
 allow_sample = true
-[resources]
-dir = %q
+[store]
+path = %q
+master_key_file = %q
 [admin]
 public_key_files = [%q]
 [audit]
 file = %q
-`, NodeIP, cert, key, n.path("broker"), public, b.audit)
+`, NodeIP, cert, key, n.path("broker"), n.path("master.key"), public, b.audit)
 	path := n.path("kbs.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, err

@@ -10,8 +10,10 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/coffer-project/coffer/owner/appraise"
+	"github.com/coffer-project/coffer/owner/broker/admin"
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/ear"
+	"github.com/coffer-project/coffer/owner/broker/metrics"
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
@@ -33,9 +35,9 @@ type Tokens interface {
 	Verify(token string) (*ear.Claims, error)
 }
 
-// Admins checks the bearer tokens of those who may change resources.
+// Admins checks the bearer tokens of those who may manage the broker.
 type Admins interface {
-	Verify(token string, now time.Time) error
+	Verify(token string, now time.Time) (admin.Identity, error)
 }
 
 // Recorder keeps the audit log. Where it fails, nothing is released.
@@ -47,15 +49,28 @@ type Recorder interface {
 type Options struct {
 	// Verifiers appraise the kinds of TEE that the broker accepts; it refuses all others, so with none it refuses everybody.
 	Verifiers []appraise.Verifier
-	Policy    Policy
+	// Devices verify additional evidence; it may be empty.
+	Devices []DeviceVerifier
+	Policy  Policy
+	// Appraisal may be nil: then the verifiers' verdicts stand.
+	Appraisal Appraisal
 	Store     Store
 	Tokens    Tokens
-	// Admins may be nil: then nobody can change resources over the network.
+	// SessionKey seals cookies, SessionKeySize bytes. Brokers behind one address need the same one.
+	SessionKey []byte
+	// Sessions is for brokers behind one address; nil keeps the attested sessions in memory only.
+	Sessions SessionStore
+	// Policies and References serve the admin endpoints.
+	Policies   PolicyAdmin
+	References ReferenceAdmin
+	// Metrics may be nil.
+	Metrics *metrics.Metrics
+	// Admins may be nil: then nobody can change anything over the network.
 	Admins Admins
 	Audit  Recorder
 	// TokenLifetime is how long an attestation counts; SessionLifetime how long a cookie does.
 	TokenLifetime, SessionLifetime time.Duration
-	// MaxSessions bounds the living sessions.
+	// MaxSessions bounds the used sessions that are remembered in memory.
 	MaxSessions int
 	// RequestsPerSecond and RequestBurst bound the requests of one peer address.
 	RequestsPerSecond, RequestBurst int
@@ -63,7 +78,7 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Broker is an http.Handler with the endpoints of the protocol. It holds sessions in memory only.
+// Broker is an http.Handler with the endpoints of the protocol.
 type Broker struct {
 	Options
 	verifiers *appraise.Registry
@@ -84,10 +99,14 @@ func New(o Options) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker options: %w", err)
 	}
+	sessions, err := newSessions(o.SessionKey, o.MaxSessions, o.SessionLifetime, o.Now, o.Sessions)
+	if err != nil {
+		return nil, fmt.Errorf("broker options: %w", err)
+	}
 	b := &Broker{
 		Options:   o,
 		verifiers: verifiers,
-		sessions:  newSessions(o.MaxSessions, o.SessionLifetime, o.Now),
+		sessions:  sessions,
 		limiter:   newLimiter(o.RequestsPerSecond, o.RequestBurst, o.Now),
 		mux:       http.NewServeMux(),
 	}
@@ -98,7 +117,7 @@ func New(o Options) (*Broker, error) {
 func (o *Options) validate() error {
 	var faults []error
 	for name, absent := range map[string]bool{
-		"Policy": o.Policy == nil, "Store": o.Store == nil, "Tokens": o.Tokens == nil, "Audit": o.Audit == nil,
+		"Policy": o.Policy == nil, "Policies": o.Policies == nil, "References": o.References == nil, "SessionKey": len(o.SessionKey) == 0, "Store": o.Store == nil, "Tokens": o.Tokens == nil, "Audit": o.Audit == nil,
 		"TokenLifetime": o.TokenLifetime <= 0, "SessionLifetime": o.SessionLifetime <= 0, "MaxSessions": o.MaxSessions <= 0,
 		"RequestsPerSecond": o.RequestsPerSecond <= 0, "RequestBurst": o.RequestBurst <= 0,
 	} {
@@ -123,6 +142,19 @@ func (b *Broker) routes() {
 	endpoint("PUT "+resource, b.put)
 	endpoint("DELETE "+resource, b.delete)
 	endpoint("GET "+kbs.PathResource, b.list)
+	for _, path := range []string{kbs.PathResourcePolicy, kbs.PathAttestationPolicy} {
+		endpoint("POST "+path, b.setPolicy)
+		endpoint("GET "+path, b.listPolicies)
+		endpoint("GET "+path+"/{id}", b.getPolicy)
+	}
+	endpoint("DELETE "+kbs.PathResourcePolicy, b.deletePolicy)
+	endpoint("DELETE "+kbs.PathAttestationPolicy+"/{id}", b.deletePolicy)
+	endpoint("POST "+kbs.PathReferenceValue, b.registerReferences)
+	endpoint("GET "+kbs.PathReferenceValue, b.listReferences)
+	endpoint("GET "+kbs.PathReferenceValue+"/{name...}", b.getReference)
+	endpoint("DELETE "+kbs.PathReferenceValue+"/{name...}", b.deleteReference)
+	endpoint("GET "+kbs.PathStatus, b.status)
+	endpoint("GET "+kbs.PathReady, b.ready)
 	endpoint("/", func(_ http.ResponseWriter, r *http.Request) error {
 		return missing(kbs.KindInvalidPath, "no endpoint for %s at this path", r.Method)
 	})
@@ -135,11 +167,18 @@ func (b *Broker) routes() {
 func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if r.URL.Path != kbs.PathHealth && !b.limiter.allow(peerOf(r)) {
-		reply(r.Context(), w, busy(http.StatusTooManyRequests, "too many requests from this address"))
+	if r.URL.Path == kbs.PathHealth {
+		b.mux.ServeHTTP(w, r)
 		return
 	}
-	b.mux.ServeHTTP(w, r)
+	b.Metrics.Request(w, r, func(w http.ResponseWriter, r *http.Request) {
+		if !b.limiter.allow(peerOf(r)) {
+			b.Metrics.Limited()
+			reply(r.Context(), w, busy(http.StatusTooManyRequests, "too many requests from this address"))
+			return
+		}
+		b.mux.ServeHTTP(w, r)
+	})
 }
 
 // record writes an audit record of what err decided and returns err, or a failure where the record cannot be written.

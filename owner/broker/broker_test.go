@@ -1,11 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +19,8 @@ import (
 	"github.com/coffer-project/coffer/owner/appraise"
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/ear"
+	"github.com/coffer-project/coffer/owner/broker/policy"
+	"github.com/coffer-project/coffer/owner/broker/reference"
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
@@ -52,6 +54,7 @@ func options(t *testing.T) Options {
 	}
 	return Options{
 		Policy: fakePolicy{}, Store: &fakeStore{data: []byte("secret")}, Tokens: tokens, Audit: &fakeRecorder{},
+		Policies: &policy.Policies{}, References: &reference.Values{}, SessionKey: make([]byte, SessionKeySize),
 		TokenLifetime: time.Minute, SessionLifetime: time.Minute, MaxSessions: 2, RequestsPerSecond: 1000, RequestBurst: 1000,
 	}
 }
@@ -67,7 +70,8 @@ func token(t *testing.T, o Options) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims, err := buildClaims(kbs.TEESNP, &appraise.Result{Status: appraise.Affirming}, nil, kbs.RuntimeData{Nonce: "n", TEEPublicKey: jwk})
+	parts := []part{{class: ear.ClassCPU, name: string(kbs.TEESNP), result: &appraise.Result{Status: appraise.Affirming}}}
+	claims, err := buildClaims(parts, kbs.RuntimeData{Nonce: "n", TEEPublicKey: jwk})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,12 +88,11 @@ func TestFailsClosed(t *testing.T) {
 		edit   func(*Options)
 		status int
 	}{
-		"nothing":      {func(*Options) {}, 200},
-		"audit log":    {func(o *Options) { o.Audit = &fakeRecorder{err: errors.New("disk full at /private/path")} }, 500},
-		"store":        {func(o *Options) { o.Store = &fakeStore{err: errors.New("read /private/path")} }, 500},
-		"policy":       {func(o *Options) { o.Policy = fakePolicy{err: errors.New("rule in /private/path")} }, 500},
-		"missing":      {func(o *Options) { o.Store = &fakeStore{err: errdefs.ErrNotFound} }, 404},
-		"fixed policy": {func(o *Options) { o.Policy = FixedPolicy{} }, 200},
+		"nothing":   {func(*Options) {}, 200},
+		"audit log": {func(o *Options) { o.Audit = &fakeRecorder{err: errors.New("disk full at /private/path")} }, 500},
+		"store":     {func(o *Options) { o.Store = &fakeStore{err: errors.New("read /private/path")} }, 500},
+		"policy":    {func(o *Options) { o.Policy = fakePolicy{err: errors.New("rule in /private/path")} }, 500},
+		"missing":   {func(o *Options) { o.Store = &fakeStore{err: errdefs.ErrNotFound} }, 404},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
@@ -117,7 +120,7 @@ func TestNewRefuses(t *testing.T) {
 	if !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Fatalf("got %v", err)
 	}
-	for _, word := range []string{"Policy", "Store", "Tokens", "Audit", "TokenLifetime", "SessionLifetime", "MaxSessions", "RequestsPerSecond", "RequestBurst"} {
+	for _, word := range []string{"Policy", "Policies", "References", "SessionKey", "Store", "Tokens", "Audit", "TokenLifetime", "SessionLifetime", "MaxSessions", "RequestsPerSecond", "RequestBurst"} {
 		if !strings.Contains(err.Error(), word) {
 			t.Errorf("%s is not named in %v", word, err)
 		}
@@ -195,72 +198,117 @@ func TestLimiterForgets(t *testing.T) {
 
 func TestSessionsAreBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
-	table := newSessions(2, time.Minute, func() time.Time { return now })
-	begin := func() session {
-		t.Helper()
-		s, ok := table.begin(kbs.TEESample)
-		if !ok {
-			t.Fatal("no room")
-		}
-		return s
+	table, err := newSessions(make([]byte, SessionKeySize), 2, time.Minute, func() time.Time { return now }, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	attest := func(s session) {
+	attest := func() string {
 		t.Helper()
-		if _, err := table.claim(s.id); err != nil {
+		_, cookie := table.begin(kbs.TEESample)
+		s, err := table.claim(cookie)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := table.finish(s.id, "token"); err != nil {
+		if err := table.finish(t.Context(), s, "token"); err != nil {
 			t.Fatal(err)
 		}
+		return cookie
 	}
-	first, second := begin(), begin()
-	third := begin() // takes the place of first
-	if _, err := table.claim(first.id); err == nil {
-		t.Error("oldest session did not make room")
+	for range 100 {
+		table.begin(kbs.TEESNP) // costs nothing
 	}
-	attest(second)
-	attest(third)
-	if _, ok := table.begin(kbs.TEESample); ok {
-		t.Error("an attested session made room")
+	if len(table.byID) != 0 {
+		t.Errorf("%d sessions are kept for challenges", len(table.byID))
 	}
-	if first.nonce == second.nonce || first.id == second.id || len(first.id) != 36 {
-		t.Errorf("sessions are not distinct: %+v %+v", first, second)
+	first, second, third := attest(), attest(), attest()
+	for cookie, want := range map[string]string{first: "", second: "token", third: "token"} {
+		if got, err := table.token(t.Context(), cookie); got != want || (want == "") != errdefs.IsNotFound(err) {
+			t.Errorf("got %q, %v", got, err)
+		}
 	}
 	now = now.Add(time.Minute)
-	if _, ok := table.token(second.id); ok {
+	if _, err := table.token(t.Context(), second); !errdefs.IsNotFound(err) {
 		t.Error("session outlived its end")
 	}
-	begin()
+	attest()
 	if table.order.Len() != 1 || len(table.byID) != 1 {
 		t.Errorf("%d and %d sessions left", table.order.Len(), len(table.byID))
 	}
-	if err := table.finish(second.id, "x"); err == nil {
-		t.Error("finished an expired session")
+	if _, err := newSessions([]byte("short"), 2, time.Minute, time.Now, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("short key: %v", err)
 	}
 }
 
-func TestFixedPolicy(t *testing.T) {
-	submod := func(tee string, status appraise.Status) ear.Submod {
-		return ear.Submod{Status: status, Evidence: map[string]json.RawMessage{tee: json.RawMessage(`{}`)}}
+func TestCookies(t *testing.T) {
+	now := time.Unix(1000, 0)
+	open := func(fill byte) *sessions {
+		table, err := newSessions(bytes.Repeat([]byte{fill}, SessionKeySize), 2, time.Minute, func() time.Time { return now }, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return table
 	}
-	for name, tc := range map[string]struct {
-		submods map[string]ear.Submod
-		sample  bool
-		want    bool
-	}{
-		"nothing":              {nil, true, false},
-		"affirming":            {map[string]ear.Submod{"cpu0": submod("snp", appraise.Affirming)}, false, true},
-		"warning":              {map[string]ear.Submod{"cpu0": submod("snp", appraise.Warning)}, true, false},
-		"none":                 {map[string]ear.Submod{"cpu0": submod("snp", appraise.None)}, true, false},
-		"one part bad":         {map[string]ear.Submod{"cpu0": submod("snp", appraise.Affirming), "gpu0": submod("nvidia", appraise.Contraindicated)}, true, false},
-		"sample":               {map[string]ear.Submod{"cpu0": submod("sample", appraise.None)}, false, false},
-		"sample allowed":       {map[string]ear.Submod{"cpu0": submod("sample", appraise.None)}, true, true},
-		"sample and a device":  {map[string]ear.Submod{"cpu0": submod("sample", appraise.None), "gpu0": submod("nvidia", appraise.Affirming)}, true, false},
-		"sample says affirmed": {map[string]ear.Submod{"cpu0": submod("sample", appraise.Affirming)}, false, false},
+	table := open(1)
+	want, cookie := table.begin(kbs.TEESNP)
+	other, _ := table.begin(kbs.TEESNP)
+	if want.id == other.id || want.nonce == other.nonce || len(want.nonce) != 44 {
+		t.Errorf("sessions are not distinct: %+v %+v", want, other)
+	}
+	// Guests keep cookies of at most 256 characters.
+	if _, long := table.begin(kbs.TEEAzSNPvTPM); len(long) > 256 {
+		t.Errorf("cookie of %d characters", len(long))
+	}
+	if got, ok := open(1).open(cookie); !ok || got != want {
+		t.Errorf("another broker with the key read %+v, %t", got, ok)
+	}
+	if _, ok := open(2).open(cookie); ok {
+		t.Error("a broker with another key accepted it")
+	}
+	for i := range cookie {
+		changed := []byte(cookie)
+		changed[i] = "AB"[map[bool]int{true: 1, false: 0}[changed[i] == 'A']]
+		if got, ok := table.open(string(changed)); ok && got != want {
+			t.Errorf("accepted with character %d changed", i)
+		}
+	}
+	for _, text := range []string{"", "x", cookie[:40], cookie + "AAAA", strings.Repeat("A", 10_000), "0d2a4f5e-8d3c-4d53-9a0a-1f7c2f4d0b11"} {
+		if _, ok := table.open(text); ok {
+			t.Errorf("accepted %q", text)
+		}
+	}
+}
+
+func FuzzCookie(f *testing.F) {
+	table, err := newSessions(make([]byte, SessionKeySize), 2, time.Minute, time.Now, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	foreign, err := newSessions(bytes.Repeat([]byte{1}, SessionKeySize), 2, time.Minute, time.Now, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	_, cookie := foreign.begin(kbs.TEESample)
+	f.Add(cookie)
+	f.Fuzz(func(t *testing.T, cookie string) {
+		if _, ok := table.open(cookie); ok {
+			t.Errorf("accepted %q", cookie)
+		}
+	})
+}
+
+func TestPolicyData(t *testing.T) {
+	for name, tc := range map[string]struct{ policy, want string }{
+		"genpolicy": {"package agent_policy\npolicy_data := {\n  \"containers\": []\n}\n", `{
+  "containers": []
+}`},
+		"none":        {"package agent_policy\n", ""},
+		"within line": {"# policy_data := {}", ""},
+		"no object":   {"\npolicy_data := [1]", ""},
+		"cut":         {"\npolicy_data := {", ""},
+		"too long":    {"\npolicy_data := {\"a\":\"" + strings.Repeat("x", maxPolicyData) + "\"}", ""},
 	} {
-		allowed, reason, err := FixedPolicy{AllowSample: tc.sample}.Allow(t.Context(), &ear.Claims{Submods: tc.submods}, kbs.ResourceURI{})
-		if allowed != tc.want || reason == "" || err != nil {
-			t.Errorf("%s: got %t, %q, %v", name, allowed, reason, err)
+		if got := policyData(tc.policy); string(got) != tc.want {
+			t.Errorf("%s: got %.100s", name, got)
 		}
 	}
 }

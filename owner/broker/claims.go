@@ -3,7 +3,10 @@ package broker
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -40,35 +43,79 @@ func readInitData(sent *kbs.InitData) (*initdata.Document, []byte, error) {
 	return document, digest, nil
 }
 
-// buildClaims writes an appraisal down in the layout of the token. measured may be nil.
-func buildClaims(tee kbs.TEE, result *appraise.Result, measured *initdata.Document, runtime kbs.RuntimeData) (ear.Claims, error) {
+// part is one appraised part of a guest: its CPU or one of its devices.
+type part struct {
+	class  string // cpu, gpu ...
+	name   string // of the TEE or kind of device
+	result *appraise.Result
+	// measured is the initdata that the guest sent with this part's evidence; may be nil.
+	measured *initdata.Document
+}
+
+// buildClaims writes an appraisal down in the layout of the token: one submodule for each part, counted within its class.
+func buildClaims(parts []part, runtime kbs.RuntimeData) (ear.Claims, error) {
+	claims := ear.Claims{VerifierID: verifierID(), Submods: map[string]ear.Submod{}}
+	count := map[string]int{}
+	for _, p := range parts {
+		evidence, err := annotate(p, runtime)
+		if err != nil {
+			return ear.Claims{}, err
+		}
+		name := p.class + strconv.Itoa(count[p.class])
+		count[p.class]++
+		claims.Submods[name] = ear.Submod{Status: p.result.Status, Vector: p.result.Vector, PolicyID: p.result.PolicyID, Evidence: evidence}
+	}
+	return claims, nil
+}
+
+func annotate(p part, runtime kbs.RuntimeData) (map[string]json.RawMessage, error) {
 	entries := map[string]any{
-		string(tee):       result.Claims,
-		ear.ReportData:    result.ReportData,
+		p.name:            p.result.Claims,
+		ear.ReportData:    p.result.ReportData,
 		ear.RuntimeClaims: runtime,
 	}
-	if result.InitData != "" {
-		entries[ear.InitData] = result.InitData
-		entries[ear.InitDataClaims] = initDataClaims(measured)
+	if p.result.InitData != "" {
+		entries[ear.InitData] = p.result.InitData
+		entries[ear.InitDataClaims] = initDataClaims(p.measured)
 	}
 	evidence := map[string]json.RawMessage{}
 	for name, entry := range entries {
 		raw, err := json.Marshal(entry)
 		if err != nil {
-			return ear.Claims{}, fmt.Errorf("encode claim %s: %w", name, err)
+			return nil, fmt.Errorf("encode claim %s: %w", name, err)
 		}
 		evidence[name] = raw
 	}
-	return ear.Claims{
-		VerifierID: verifierID(),
-		Submods: map[string]ear.Submod{
-			ear.CPU: {Status: result.Status, Vector: result.Vector, PolicyID: result.PolicyID, Evidence: evidence},
-		},
-	}, nil
+	return evidence, nil
 }
 
-// initDataClaims shows the measured document to policies: the configurations as JSON, other entries as text. The agent's policy is left
-// out, it would make tokens larger than HTTP headers may be.
+// recordedClaims is what of a token's claims goes to the audit log: all but the agent policy's data, which is long and may quote a pod's
+// environment. The claims' digest covers it.
+func recordedClaims(claims *ear.Claims) (json.RawMessage, error) {
+	recorded := *claims
+	recorded.Submods = maps.Clone(claims.Submods)
+	for name, submod := range recorded.Submods {
+		var measured map[string]json.RawMessage
+		if err := json.Unmarshal(submod.Evidence[ear.InitDataClaims], &measured); err != nil || measured[ear.AgentPolicyClaims] == nil {
+			continue
+		}
+		delete(measured, ear.AgentPolicyClaims)
+		raw, err := json.Marshal(measured)
+		if err != nil {
+			return nil, err
+		}
+		submod.Evidence = maps.Clone(submod.Evidence)
+		submod.Evidence[ear.InitDataClaims] = raw
+		recorded.Submods[name] = submod
+	}
+	return json.Marshal(recorded)
+}
+
+// maxPolicyData bounds the agent policy's data in tokens, in bytes: tokens travel in HTTP headers.
+const maxPolicyData = 64 << 10
+
+// initDataClaims shows the measured document to policies: the configurations as JSON, other entries as text, and of the agent's policy
+// only its data, as Trustee does: with them a resource policy can ask for the containers that the guest may run.
 func initDataClaims(measured *initdata.Document) map[string]any {
 	if measured == nil {
 		return nil
@@ -77,6 +124,9 @@ func initDataClaims(measured *initdata.Document) map[string]any {
 	for name, text := range measured.Data {
 		switch name {
 		case initdata.KeyPolicy:
+			if data := policyData(text); data != nil {
+				claims[ear.AgentPolicyClaims] = data
+			}
 		case initdata.KeyAA, initdata.KeyCDH:
 			var table map[string]any
 			if err := toml.Unmarshal([]byte(text), &table); err == nil {
@@ -87,4 +137,19 @@ func initDataClaims(measured *initdata.Document) map[string]any {
 		}
 	}
 	return claims
+}
+
+// policyData returns the JSON object that an agent policy assigns to policy_data, as genpolicy writes it: at the beginning of a line. nil
+// where there is none, or one that is too long.
+func policyData(policy string) json.RawMessage {
+	const assignment = "\npolicy_data := "
+	at := strings.LastIndex(policy, assignment)
+	if at < 0 {
+		return nil
+	}
+	var data json.RawMessage
+	if err := json.NewDecoder(strings.NewReader(policy[at+len(assignment):])).Decode(&data); err != nil || len(data) > maxPolicyData || data[0] != '{' {
+		return nil
+	}
+	return data
 }

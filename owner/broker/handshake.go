@@ -1,18 +1,20 @@
 package broker
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/coffer-project/coffer/owner/appraise"
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/ear"
-	"github.com/coffer-project/coffer/proto/initdata"
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
-// auth serves POST /auth: it opens a session and sends the challenge.
-func (b *Broker) auth(w http.ResponseWriter, r *http.Request) error {
+// auth serves POST /auth: it sends the challenge, and the session in a cookie.
+func (b *Broker) auth(w http.ResponseWriter, r *http.Request) (retErr error) {
+	defer func() { b.Metrics.Auth(retErr) }()
 	body, err := readBody(w, r, kbs.MaxRequest)
 	if err != nil {
 		return err
@@ -21,11 +23,8 @@ func (b *Broker) auth(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return b.record(r, audit.Record{Event: audit.EventAuth, TEE: string(tee)}, err)
 	}
-	s, ok := b.sessions.begin(tee)
-	if !ok {
-		return busy(http.StatusServiceUnavailable, "too many sessions")
-	}
-	setSession(w, s.id)
+	s, cookie := b.sessions.begin(tee)
+	setSession(w, cookie)
 	return sendJSON(w, kbs.Challenge{Nonce: s.nonce, ExtraParams: json.RawMessage(`""`)})
 }
 
@@ -50,7 +49,9 @@ func (b *Broker) checkRequest(body []byte) (kbs.TEE, error) {
 }
 
 // attest serves POST /attest: it has the evidence appraised and sends the token. A failed attempt ends the session.
-func (b *Broker) attest(w http.ResponseWriter, r *http.Request) error {
+func (b *Broker) attest(w http.ResponseWriter, r *http.Request) (retErr error) {
+	rec := audit.Record{Event: audit.EventAttest}
+	defer func() { b.Metrics.Attest(rec.TEE, retErr) }()
 	cookie, err := r.Cookie(kbs.SessionCookie)
 	if err != nil {
 		return refuse(kbs.KindAttestation, "request carries no %s cookie: authenticate first", kbs.SessionCookie)
@@ -59,7 +60,7 @@ func (b *Broker) attest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rec := audit.Record{Event: audit.EventAttest, Session: audit.SessionID(cookie.Value)}
+	rec.Session = audit.SessionID(cookie.Value)
 	s, err := b.sessions.claim(cookie.Value)
 	if err != nil {
 		return b.record(r, rec, err)
@@ -67,13 +68,12 @@ func (b *Broker) attest(w http.ResponseWriter, r *http.Request) error {
 	rec.TEE = string(s.tee)
 	token, err := b.appraise(r, s, body, &rec)
 	if err == nil {
-		err = b.sessions.finish(s.id, token)
+		err = b.sessions.finish(r.Context(), s, token)
 	}
 	if err = b.record(r, rec, err); err != nil {
-		b.sessions.drop(s.id)
 		return err
 	}
-	setSession(w, s.id)
+	setSession(w, cookie.Value)
 	return sendJSON(w, kbs.TokenReply{Token: token})
 }
 
@@ -90,33 +90,51 @@ func (b *Broker) appraise(r *http.Request, s session, body []byte, rec *audit.Re
 	if _, err := parseTEEKey(runtime.TEEPublicKey); err != nil {
 		return "", refuse(kbs.KindAttestation, "%s", peerText(err))
 	}
-	if extra := attestation.Evidence.Additional; extra != "" && extra != "{}" {
-		return "", refuse(kbs.KindAttestation, "this broker cannot verify evidence of devices")
-	}
-	reportData, err := kbs.ReportData(kbs.DefaultHash, runtime.Nonce, runtime.TEEPublicKey, attestation.Evidence.Additional)
+	cpu, err := b.verifyCPU(r.Context(), s.tee, &attestation)
 	if err != nil {
-		return "", refuse(kbs.KindAttestation, "%s", peerText(err))
+		return "", err
 	}
-	evidence := appraise.Evidence{Raw: attestation.Evidence.Primary, ReportData: reportData}
-	var measured *initdata.Document
-	if attestation.InitData != nil {
-		if measured, evidence.InitDataDigest, err = readInitData(attestation.InitData); err != nil {
-			return "", refuse(kbs.KindAttestation, "%s", peerText(err))
-		}
-	}
-	verifier, ok := b.verifiers.Verifier(s.tee)
-	if !ok {
-		return "", refuse(kbs.KindAttestation, "this broker cannot verify evidence of tee %s", s.tee)
-	}
-	result, err := verifier.Verify(r.Context(), evidence)
+	devices, err := b.verifyDevices(r.Context(), &attestation)
 	if err != nil {
-		return "", refuse(kbs.KindAttestation, "%s", peerText(err))
+		return "", err
 	}
-	claims, err := buildClaims(s.tee, result, measured, runtime)
+	claims, err := buildClaims(append([]part{*cpu}, devices...), runtime)
 	if err != nil {
 		return "", broken("token could not be built", err)
 	}
+	if b.Appraisal != nil {
+		for name, submod := range claims.Submods {
+			if err := b.Appraisal.Appraise(r.Context(), strings.TrimRight(name, "0123456789"), &submod); err != nil {
+				return "", broken("the attestation policy could not be evaluated", err)
+			}
+			claims.Submods[name] = submod
+		}
+	}
 	return b.issue(claims, rec)
+}
+
+// verifyCPU has the primary evidence verified, bound to the session, to the guest's key, to its devices' evidence and to its initdata.
+func (b *Broker) verifyCPU(ctx context.Context, tee kbs.TEE, attestation *kbs.Attestation) (*part, error) {
+	runtime := attestation.RuntimeData
+	reportData, err := kbs.ReportData(kbs.DefaultHash, runtime.Nonce, runtime.TEEPublicKey, attestation.Evidence.Additional)
+	if err != nil {
+		return nil, refuse(kbs.KindAttestation, "%s", peerText(err))
+	}
+	evidence := appraise.Evidence{Raw: attestation.Evidence.Primary, ReportData: reportData}
+	p := &part{class: ear.ClassCPU, name: string(tee)}
+	if attestation.InitData != nil {
+		if p.measured, evidence.InitDataDigest, err = readInitData(attestation.InitData); err != nil {
+			return nil, refuse(kbs.KindAttestation, "%s", peerText(err))
+		}
+	}
+	verifier, ok := b.verifiers.Verifier(tee)
+	if !ok {
+		return nil, refuse(kbs.KindAttestation, "this broker cannot verify evidence of tee %s", tee)
+	}
+	if p.result, err = verifier.Verify(ctx, evidence); err != nil {
+		return nil, refusedEvidence(err)
+	}
+	return p, nil
 }
 
 func (b *Broker) issue(claims ear.Claims, rec *audit.Record) (string, error) {
@@ -132,12 +150,15 @@ func (b *Broker) issue(claims ear.Claims, rec *audit.Record) (string, error) {
 	if err != nil {
 		return "", broken("token could not be recorded", err)
 	}
-	rec.Claims, rec.ClaimsDigest = raw, audit.ClaimsDigest(raw)
+	rec.ClaimsDigest = audit.ClaimsDigest(raw)
+	if rec.Claims, err = recordedClaims(issued); err != nil {
+		return "", broken("token could not be recorded", err)
+	}
 	return token, nil
 }
 
-func setSession(w http.ResponseWriter, id string) {
-	http.SetCookie(w, &http.Cookie{Name: kbs.SessionCookie, Value: id, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
+func setSession(w http.ResponseWriter, cookie string) {
+	http.SetCookie(w, &http.Cookie{Name: kbs.SessionCookie, Value: cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 }
 
 func sendJSON(w http.ResponseWriter, document any) error {

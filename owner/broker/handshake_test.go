@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/coffer-project/coffer/owner/broker"
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/brokertest"
 	"github.com/coffer-project/coffer/proto/kbs"
@@ -312,7 +311,10 @@ func TestTokenUse(t *testing.T) {
 }
 
 func TestPolicyDenies(t *testing.T) {
-	b := start(t, brokertest.Options{Policy: broker.FixedPolicy{}}) // the verifier accepts sample, the policy does not
+	b := start(t, brokertest.Options{}) // the verifier accepts sample, the policy does not
+	if err := b.Policies.SetResource(t.Context(), "package policy\nallow := false"); err != nil {
+		t.Fatal(err)
+	}
 	g := newGuest(t, b)
 	g.handshake()
 	refused(t, g.get(nil), 401, kbs.KindPolicyDeny)
@@ -338,7 +340,6 @@ func TestPaths(t *testing.T) {
 		kbs.PathResource + "/default/key/1?x=1":    kbs.KindInvalidPath,
 		kbs.PathResource + "/default/key/a%00b":    kbs.KindInvalidPath,
 		"/kbs/v0/pkcs11/a/b/c":                     kbs.KindInvalidPath,
-		"/kbs/v0/resource-policy":                  kbs.KindInvalidPath,
 		"/":                                        kbs.KindInvalidPath,
 		"/kbs/v1/resource/default/key/1":           kbs.KindInvalidPath,
 		kbs.PathResource + "/default/key/1%0d%0aX": kbs.KindInvalidPath,

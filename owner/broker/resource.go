@@ -25,6 +25,7 @@ func (b *Broker) release(w http.ResponseWriter, r *http.Request) error {
 	if err = b.record(r, rec, err); err != nil {
 		return err
 	}
+	b.Metrics.Read(uri.Path())
 	w.Header().Set("Content-Type", "application/json")
 	if _, err := w.Write(sealed); err != nil {
 		log.G(r.Context()).WithField("resource", uri.String()).Info("guest left before it got its resource")
@@ -38,6 +39,7 @@ func (b *Broker) sealed(r *http.Request, uri kbs.ResourceURI, rec *audit.Record)
 		return nil, err
 	}
 	allowed, reason, err := b.Policy.Allow(r.Context(), claims, uri)
+	b.Metrics.Policy(allowed, err)
 	if err != nil {
 		return nil, broken("the resource policy could not be evaluated", err)
 	}
@@ -69,13 +71,9 @@ func (b *Broker) sealed(r *http.Request, uri kbs.ResourceURI, rec *audit.Record)
 
 // claimsOf returns the verified claims behind a request: of its bearer token, or of its session.
 func (b *Broker) claimsOf(r *http.Request, rec *audit.Record) (*ear.Claims, error) {
-	token, ok := bearer(r)
-	if cookie, err := r.Cookie(kbs.SessionCookie); !ok && err == nil {
-		rec.Session = audit.SessionID(cookie.Value)
-		token, ok = b.sessions.token(cookie.Value)
-	}
-	if !ok {
-		return nil, refuse(kbs.KindTokenNotFound, "request carries neither a token nor the cookie of an attested session")
+	token, err := b.tokenOf(r, rec)
+	if err != nil {
+		return nil, err
 	}
 	claims, err := b.Tokens.Verify(token)
 	if err != nil {
@@ -92,6 +90,26 @@ func (b *Broker) claimsOf(r *http.Request, rec *audit.Record) (*ear.Claims, erro
 		}
 	}
 	return claims, nil
+}
+
+// tokenOf returns the bearer token of a request, or the token of the session that its cookie names.
+func (b *Broker) tokenOf(r *http.Request, rec *audit.Record) (string, error) {
+	if token, ok := bearer(r); ok {
+		return token, nil
+	}
+	cookie, err := r.Cookie(kbs.SessionCookie)
+	if err != nil {
+		return "", refuse(kbs.KindTokenNotFound, "request carries neither a token nor the cookie of an attested session")
+	}
+	rec.Session = audit.SessionID(cookie.Value)
+	token, err := b.sessions.token(r.Context(), cookie.Value)
+	if errdefs.IsNotFound(err) {
+		return "", refuse(kbs.KindTokenNotFound, "session is unknown, not attested or over: attest again")
+	}
+	if err != nil {
+		return "", broken("the session could not be read", err)
+	}
+	return token, nil
 }
 
 func resourceOf(r *http.Request) (kbs.ResourceURI, error) {

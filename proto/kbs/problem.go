@@ -23,6 +23,8 @@ const (
 	KindPluginNotFound  = "PluginNotFound"
 	KindPluginInternal  = "PluginInternalError"
 	KindTooManyRequests = "TooManyRequests"
+	KindParsePolicy     = "ParsePolicyError"
+	KindReference       = "RvpsError"
 )
 
 // maxDetail bounds what of a peer's text may reach our errors and logs, in bytes.

@@ -55,6 +55,20 @@ func ReportData(hash Hash, nonce string, teePublicKey json.RawMessage, additiona
 	return hash.Sum(canonical)
 }
 
+// DeviceReportData is what the evidence of a device is bound to: the digest of the canonical JSON of nonce and teePublicKey. Devices with a
+// short nonce take its first bytes.
+func DeviceReportData(hash Hash, nonce string, teePublicKey json.RawMessage) ([]byte, error) {
+	document, err := json.Marshal(map[string]any{"tee-pubkey": teePublicKey, "nonce": nonce})
+	if err != nil {
+		return nil, fmt.Errorf("encode runtime data: %s: %w", sanitize(err.Error(), 80), errdefs.ErrInvalidArgument)
+	}
+	canonical, err := Canonical(document)
+	if err != nil {
+		return nil, fmt.Errorf("runtime data: %w", err)
+	}
+	return hash.Sum(canonical)
+}
+
 // SelectedHash reads extra-params of a Challenge: the digest that it selects, or DefaultHash where it selects none (no extra-params,
 // an empty string, an empty object).
 func SelectedHash(extraParams json.RawMessage) (Hash, error) {

@@ -1,5 +1,6 @@
-// Package admin says who may change a broker's resources: whoever holds an Ed25519 key whose public half the broker was configured
-// with. The holder signs a short-lived JWT and sends it as bearer token, as Trustee's admin clients do.
+// Package admin says who may manage a broker: whoever holds an Ed25519 key whose public half the broker was configured with, as far as the
+// key's roles go. The holder signs a short-lived JWT and sends it as bearer token, as Trustee's admin clients do. Roles belong to keys:
+// what a token says of itself gives no right.
 package admin
 
 import (
@@ -12,8 +13,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// Role is the role claim that our tokens carry; Trustee's sample configuration gives it access to resources.
-const Role = "kbs-admin"
+// claimedRole is the role claim that our tokens carry; Trustee's sample configuration gives it access to resources.
+const claimedRole = "kbs-admin"
 
 // Limits on tokens. MaxLifetime leaves room for CoCo's key provider, which signs for two hours.
 const (
@@ -42,7 +43,7 @@ func Sign(key ed25519.PrivateKey, now time.Time, lifetime time.Duration) (string
 			NotBefore: jwt.NewNumericDate(now),
 			Expiry:    jwt.NewNumericDate(now.Add(lifetime)),
 		},
-		Role: Role,
+		Role: claimedRole,
 	}).Serialize()
 	if err != nil {
 		return "", fmt.Errorf("sign admin token: %w", err)
@@ -50,33 +51,47 @@ func Sign(key ed25519.PrivateKey, now time.Time, lifetime time.Duration) (string
 	return token, nil
 }
 
+// Admin is a configured admin.
+type Admin struct {
+	// Name is what the audit log calls the admin.
+	Name  string
+	Key   ed25519.PublicKey
+	Roles []Role
+}
+
 // Verifier checks tokens. The zero value accepts none.
 type Verifier struct {
-	// Keys are the public keys of the admins.
-	Keys []ed25519.PublicKey
+	Admins []Admin
 	// Issuer, Audience and Role, where not empty, must be in the token.
 	Issuer, Audience, Role string
 }
 
-// Verify returns nil for a token that one of the keys signed and that is valid at now. Every fault is PermissionDenied.
-func (v *Verifier) Verify(token string, now time.Time) error {
-	if len(v.Keys) == 0 {
-		return fmt.Errorf("the broker has no admin key: %w", errdefs.ErrPermissionDenied)
+// Verify returns whose token it is, where one of the keys signed it and it is valid at now. Every fault is PermissionDenied.
+func (v *Verifier) Verify(token string, now time.Time) (Identity, error) {
+	refuse := func(reason string) (Identity, error) {
+		return Identity{}, fmt.Errorf("%s: %w", reason, errdefs.ErrPermissionDenied)
+	}
+	if len(v.Admins) == 0 {
+		return refuse("the broker has no admin key")
 	}
 	if len(token) > maxToken {
-		return fmt.Errorf("admin token is too long: %w", errdefs.ErrPermissionDenied)
+		return refuse("admin token is too long")
 	}
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
-		return fmt.Errorf("admin token is no EdDSA JWT: %w", errdefs.ErrPermissionDenied)
+		return refuse("admin token is no EdDSA JWT")
 	}
-	for _, key := range v.Keys {
+	for _, a := range v.Admins {
 		var c claims
-		if parsed.Claims(key, &c) == nil {
-			return v.check(c, now)
+		if parsed.Claims(a.Key, &c) != nil {
+			continue
 		}
+		if err := v.check(c, now); err != nil {
+			return Identity{}, err
+		}
+		return Identity{Name: a.Name, Roles: a.Roles}, nil
 	}
-	return fmt.Errorf("admin token was not signed by a known admin key: %w", errdefs.ErrPermissionDenied)
+	return refuse("admin token was not signed by a known admin key")
 }
 
 func (v *Verifier) check(c claims, now time.Time) error {

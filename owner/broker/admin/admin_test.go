@@ -42,6 +42,7 @@ func sign(t *testing.T, key ed25519.PrivateKey, c any) string {
 func TestVerify(t *testing.T) {
 	public, private := newKey(t)
 	_, stranger := newKey(t)
+	other, _ := newKey(t)
 	good, err := Sign(private, now, time.Minute)
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +61,7 @@ func TestVerify(t *testing.T) {
 		ok    bool
 	}{
 		"good":            {token: good, at: now, ok: true},
-		"role":            {token: good, at: now, v: Verifier{Role: Role}, ok: true},
+		"role":            {token: good, at: now, v: Verifier{Role: claimedRole}, ok: true},
 		"clock skew":      {token: good, at: now.Add(-30 * time.Second), ok: true},
 		"CoCo's form":     {token: sign(t, private, map[string]any{"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(2 * time.Hour).Unix()}), at: now, ok: true},
 		"expired":         {token: good, at: now.Add(3 * time.Minute)},
@@ -79,14 +80,14 @@ func TestVerify(t *testing.T) {
 		"huge":            {token: strings.Repeat("a", 10_000), at: now},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.v.Keys = []ed25519.PublicKey{public}
-			err := tc.v.Verify(tc.token, tc.at)
-			if tc.ok && err != nil || !tc.ok && !errors.Is(err, errdefs.ErrPermissionDenied) {
+			tc.v.Admins = []Admin{{Name: "other", Key: other}, {Name: "ann", Key: public, Roles: []Role{RoleAuditor}}}
+			who, err := tc.v.Verify(tc.token, tc.at)
+			if tc.ok && (err != nil || who.Name != "ann" || len(who.Roles) != 1) || !tc.ok && !errors.Is(err, errdefs.ErrPermissionDenied) {
 				t.Errorf("got %v", err)
 			}
 		})
 	}
-	if err := (&Verifier{}).Verify(good, now); !errors.Is(err, errdefs.ErrPermissionDenied) {
+	if _, err := (&Verifier{}).Verify(good, now); !errors.Is(err, errdefs.ErrPermissionDenied) {
 		t.Errorf("no keys: %v", err)
 	}
 	if _, err := Sign(nil, now, time.Minute); !errors.Is(err, errdefs.ErrInvalidArgument) {
@@ -102,10 +103,36 @@ func FuzzVerify(f *testing.F) {
 	}
 	stranger, _ := newKey(f)
 	f.Add(good)
-	v := Verifier{Keys: []ed25519.PublicKey{stranger}}
+	v := Verifier{Admins: []Admin{{Name: "other", Key: stranger}}}
 	f.Fuzz(func(t *testing.T, token string) {
-		if err := v.Verify(token, now); err == nil {
+		if _, err := v.Verify(token, now); err == nil {
 			t.Errorf("accepted %q", token)
 		}
 	})
+}
+
+func TestRoles(t *testing.T) {
+	for role, want := range map[Role]struct{ may, mayNot Permission }{
+		RoleAdmin:      {WritePolicies, ""},
+		RoleResources:  {WriteResources, WritePolicies},
+		RolePolicies:   {WritePolicies, WriteResources},
+		RoleReferences: {WriteReferences, ListResources},
+		RoleAuditor:    {ReadPolicies, WriteReferences},
+		"root":         {"", ReadStatus},
+	} {
+		who := Identity{Name: "ann", Roles: []Role{role}}
+		if err := who.Check(want.may); want.may != "" && err != nil {
+			t.Errorf("%s: %v", role, err)
+		}
+		if err := who.Check(want.mayNot); want.mayNot != "" && !errors.Is(err, errdefs.ErrPermissionDenied) {
+			t.Errorf("%s may %s: %v", role, want.mayNot, err)
+		}
+		if err := role.Validate(); (err != nil) != (role == "root") {
+			t.Errorf("%s: %v", role, err)
+		}
+	}
+	both := Identity{Roles: []Role{RoleResources, RoleReferences}}
+	if both.Check(WriteResources) != nil || both.Check(WriteReferences) != nil || both.Check(WritePolicies) == nil {
+		t.Error("two roles do not add up")
+	}
 }

@@ -36,9 +36,12 @@ type Record struct {
 	Decision string    `json:"decision"`
 	// Reason says why in one line.
 	Reason string `json:"reason,omitempty"`
-	// Resource is the kbs:/// URI of a release or of an admin's change; Action is the admin's method.
+	// Resource is the kbs:/// URI of a release or of an admin's change.
 	Resource string `json:"resource,omitempty"`
-	Action   string `json:"action,omitempty"`
+	// Admin names the key that asked for an admin's action, Action is its method, Object what it was about where that is no resource.
+	Admin  string `json:"admin,omitempty"`
+	Action string `json:"action,omitempty"`
+	Object string `json:"object,omitempty"`
 	// ClaimsDigest is the SHA-256 of the token's claims. It ties releases to the attest record, which shows the claims themselves.
 	ClaimsDigest string          `json:"claims_digest,omitempty"`
 	Claims       json.RawMessage `json:"claims,omitempty"`

@@ -22,7 +22,11 @@ import (
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/client"
 	"github.com/coffer-project/coffer/owner/broker/ear"
+	"github.com/coffer-project/coffer/owner/broker/keys"
+	"github.com/coffer-project/coffer/owner/broker/policy"
+	"github.com/coffer-project/coffer/owner/broker/reference"
 	"github.com/coffer-project/coffer/owner/broker/store"
+	"github.com/coffer-project/coffer/owner/broker/store/files"
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
@@ -37,7 +41,7 @@ type Options struct {
 	Names []string
 	// RefuseSample makes the broker behave as if it had been started without --allow-sample.
 	RefuseSample bool
-	// Policy replaces the fixed policy.
+	// Policy replaces the resource policy.
 	Policy broker.Policy
 	// Now replaces the clock.
 	Now func() time.Time
@@ -54,10 +58,14 @@ type Broker struct {
 	CACertPEM []byte
 	// AdminKey may change resources.
 	AdminKey ed25519.PrivateKey
+	// Policies and References are what admins change over the network.
+	Policies   *policy.Policies
+	References *reference.Values
 	// Handler is the honest broker, without switch and counters.
 	Handler http.Handler
 
-	store  *store.Store
+	store  store.Resources
+	admins *admin.Verifier
 	server *http.Server
 	audits *records
 
@@ -102,7 +110,6 @@ func Start(tb testing.TB, o Options) *Broker {
 		b.Fail(FailNothing)
 		b.server.Close()
 		<-done
-		b.store.Close()
 	})
 	return b
 }
@@ -125,9 +132,6 @@ func (b *Broker) assemble(tb testing.TB, o *Options) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Policy == nil {
-		o.Policy = broker.FixedPolicy{AllowSample: !o.RefuseSample}
-	}
 	var verifiers []appraise.Verifier
 	if !o.RefuseSample {
 		verifiers = append(verifiers, sample.New())
@@ -135,15 +139,27 @@ func (b *Broker) assemble(tb testing.TB, o *Options) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	fatal(err)
 	b.AdminKey = private
+	b.admins = &admin.Verifier{Admins: []admin.Admin{{Name: "test", Key: public, Roles: []admin.Role{admin.RoleAdmin}}}}
 	tokenKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	fatal(err)
 	tokens, err := ear.NewIssuer(tokenKey, nil, o.Now)
 	fatal(err)
-	b.store, err = store.Open(filepath.Join(tb.TempDir(), "resources"))
+	sessionKey, err := keys.Session(tokenKey)
 	fatal(err)
+	entries, err := files.Open(filepath.Join(tb.TempDir(), "store"))
+	fatal(err)
+	tb.Cleanup(func() { entries.Close() })
+	b.store = store.Resources{Store: entries}
+	references := reference.New(entries, o.Now)
+	policies := policy.New(entries, references, !o.RefuseSample)
+	b.Policies, b.References = policies, references
+	if o.Policy == nil {
+		o.Policy = policies
+	}
 	b.Handler, err = broker.New(broker.Options{
 		Verifiers: verifiers, Policy: o.Policy, Store: b.store, Tokens: tokens, Audit: b.audits, Now: o.Now,
-		Admins:        &admin.Verifier{Keys: []ed25519.PublicKey{public}},
+		Policies: policies, Appraisal: policies, References: references, SessionKey: sessionKey,
+		Admins:        b.admins,
 		TokenLifetime: o.TokenLifetime, SessionLifetime: o.SessionLifetime, MaxSessions: o.MaxSessions,
 		RequestsPerSecond: 10000, RequestBurst: 10000,
 	})
@@ -158,6 +174,17 @@ func (b *Broker) Admin(tb testing.TB) *client.Client {
 		tb.Fatalf("test broker's admin client: %v", err)
 	}
 	return c
+}
+
+// AdminKeyOf adds an admin with some roles, named after the first, before the broker is asked anything by it.
+func (b *Broker) AdminKeyOf(tb testing.TB, roles ...admin.Role) ed25519.PrivateKey {
+	tb.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		tb.Fatalf("test broker's admin: %v", err)
+	}
+	b.admins.Admins = append(b.admins.Admins, admin.Admin{Name: string(roles[0]), Key: public, Roles: roles})
+	return private
 }
 
 // Put stores a resource directly, without the admin API. uri is kbs:///repository/type/tag.

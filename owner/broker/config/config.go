@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/coffer-project/coffer/owner/broker/admin"
 )
 
 // DefaultPath is where the file is looked for unless told otherwise.
@@ -36,19 +38,20 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d)
 
 // Config is the whole file.
 type Config struct {
-	LogLevel  string    `toml:"log_level" comment:"trace, debug, info, warn or error"`
-	Server    Server    `toml:"server"`
-	Attest    Attest    `toml:"attestation"`
-	Evidence  Evidence  `toml:"evidence"`
-	Resources Resources `toml:"resources"`
-	Admin     Admin     `toml:"admin"`
-	Audit     Audit     `toml:"audit"`
+	LogLevel string   `toml:"log_level" comment:"trace, debug, info, warn or error"`
+	Server   Server   `toml:"server"`
+	Attest   Attest   `toml:"attestation"`
+	Evidence Evidence `toml:"evidence"`
+	Store    Store    `toml:"store"`
+	Admin    Admin    `toml:"admin"`
+	Audit    Audit    `toml:"audit"`
+	Metrics  Metrics  `toml:"metrics"`
 }
 
 // Server is the listening side.
 type Server struct {
 	Listen       string   `toml:"listen" comment:"host:port to listen on"`
-	TLSCertFile  string   `toml:"tls_cert_file" comment:"certificate chain and key in PEM; without them the broker speaks plain http, on loopback only"`
+	TLSCertFile  string   `toml:"tls_cert_file" comment:"certificate chain and key in PEM, read again when they change; without them the broker speaks plain http, on loopback only"`
 	TLSKeyFile   string   `toml:"tls_key_file"`
 	InsecureHTTP bool     `toml:"insecure_http" comment:"allow plain http on other addresses than loopback"`
 	RequestsPer  int      `toml:"requests_per_sec" comment:"per peer address"`
@@ -59,24 +62,61 @@ type Server struct {
 // Attest says which guests are believed and for how long.
 type Attest struct {
 	AllowSample     bool     `toml:"allow_sample" comment:"accept the sample tee, which proves nothing: for development only"`
-	TokenKeyFile    string   `toml:"token_key_file" comment:"EC P-256 key in PEM that signs tokens; empty makes a new one at each start"`
+	TokenKeyFile    string   `toml:"token_key_file" comment:"EC P-256 key in PEM that signs tokens and seals sessions; empty makes a new one at each start. Brokers behind one address need the same one"`
 	TokenCertFile   string   `toml:"token_cert_file" comment:"its certificate chain in PEM, put into tokens; optional"`
 	TokenLifetime   Duration `toml:"token_lifetime"`
 	SessionLifetime Duration `toml:"session_lifetime"`
-	MaxSessions     int      `toml:"max_sessions"`
+	MaxSessions     int      `toml:"max_sessions" comment:"used sessions that are remembered in memory; beyond them the oldest guests attest again"`
+	ShareSessions   bool     `toml:"share_sessions" comment:"keep attested sessions in the store too, for several brokers behind one address"`
 }
 
-// Resources is the store.
-type Resources struct {
-	Dir string `toml:"dir" comment:"directory of the resources, mode 0700; it holds keys in the clear"`
+// Kind is a kind of store.
+type Kind string
+
+// The kinds of stores.
+const (
+	Files Kind = "files"
+	Bolt  Kind = "bolt"
+	Vault Kind = "vault"
+)
+
+// Store is where resources, policies and reference values are kept.
+type Store struct {
+	Kind          Kind       `toml:"kind" comment:"files (a directory), bolt (one file, one broker only) or vault (HashiCorp Vault or OpenBao, KV version 2)"`
+	Path          string     `toml:"path" comment:"directory or file of the first two kinds, readable by the broker's user only"`
+	MasterKeyFile string     `toml:"master_key_file" comment:"key (coffer-kbs keygen makes master.key) that encrypts all values at rest, or a pkcs11: URI in builds with the tag pkcs11; empty keeps them in the clear"`
+	Vault         VaultStore `toml:"vault"`
+}
+
+// VaultStore is the third kind.
+type VaultStore struct {
+	URL       string `toml:"url" comment:"for example https://vault.example:8200"`
+	Mount     string `toml:"mount" comment:"path of the secrets engine, and a folder in it"`
+	Prefix    string `toml:"prefix"`
+	Namespace string `toml:"namespace"`
+	TokenFile string `toml:"token_file" comment:"access token, read again for each request"`
+	CAFile    string `toml:"ca_file" comment:"the only CAs in PEM to trust; empty means the system's"`
+}
+
+// Metrics is the Prometheus endpoint.
+type Metrics struct {
+	Listen string `toml:"listen" comment:"host:port of /metrics and /healthz in plain http; metrics name resources. Empty switches them off"`
 }
 
 // Admin says who may change resources.
 type Admin struct {
-	PublicKeyFiles []string `toml:"public_key_files" comment:"Ed25519 public keys in PEM; none means that nobody can change resources over the network"`
-	Issuer         string   `toml:"issuer" comment:"required iss, aud and role claims of admin tokens; empty means any"`
-	Audience       string   `toml:"audience"`
-	Role           string   `toml:"role"`
+	PublicKeyFiles []string   `toml:"public_key_files" comment:"Ed25519 public keys in PEM of admins who may do everything; without any key nobody can manage the broker over the network"`
+	Issuer         string     `toml:"issuer" comment:"required iss, aud and role claims of admin tokens; empty means any"`
+	Audience       string     `toml:"audience"`
+	Role           string     `toml:"role"`
+	Keys           []AdminKey `toml:"keys,omitempty"`
+}
+
+// AdminKey is an admin whose rights are limited.
+type AdminKey struct {
+	Name  string       `toml:"name" comment:"for the audit log"`
+	File  string       `toml:"file" comment:"Ed25519 public key in PEM"`
+	Roles []admin.Role `toml:"roles" comment:"admin, resources, policies, references, auditor"`
 }
 
 // Audit is the audit log.
@@ -99,9 +139,12 @@ func Default() Config {
 			SessionLifetime: Duration(5 * time.Minute),
 			MaxSessions:     10000,
 		},
-		Evidence:  Evidence{CollateralDir: "/var/lib/coffer-kbs/collateral"},
-		Resources: Resources{Dir: "/var/lib/coffer-kbs/resources"},
-		Admin:     Admin{PublicKeyFiles: []string{}},
+		Evidence: Evidence{CollateralDir: "/var/lib/coffer-kbs/collateral"},
+		Store: Store{
+			Kind: Files, Path: "/var/lib/coffer-kbs/store",
+			Vault: VaultStore{Mount: "secret", Prefix: "coffer-kbs"},
+		},
+		Admin: Admin{PublicKeyFiles: []string{}},
 	}
 }
 
@@ -155,18 +198,57 @@ func (c Config) Validate() error {
 		fault("attestation.token_cert_file is set without token_key_file")
 	}
 	faults = append(faults, c.Evidence.faults()...)
-	if c.Resources.Dir == "" {
-		fault("resources.dir is missing")
+	if c.Attest.ShareSessions && c.Attest.TokenKeyFile == "" {
+		fault("attestation.share_sessions needs token_key_file: brokers with different keys do not know each other's guests")
 	}
+	faults = append(faults, c.storeFaults()...)
+	faults = append(faults, c.adminFaults()...)
+	if len(faults) == 0 {
+		return nil
+	}
+	return fmt.Errorf("configuration: %w: %w", errdefs.ErrInvalidArgument, errors.Join(faults...))
+}
+
+func (c Config) storeFaults() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	switch c.Store.Kind {
+	case Files, Bolt:
+		if c.Store.Path == "" {
+			fault("store.path is missing")
+		}
+	case Vault:
+		if c.Store.Vault.URL == "" || c.Store.Vault.TokenFile == "" {
+			fault("store.vault.url and store.vault.token_file are needed for the kind vault")
+		}
+	default:
+		fault("store.kind %q is none of files, bolt and vault", c.Store.Kind)
+	}
+	if c.Store.Kind == Bolt && c.Attest.ShareSessions {
+		fault("attestation.share_sessions is of no use with store.kind bolt, which one broker only can open")
+	}
+	return faults
+}
+
+func (c Config) adminFaults() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	for i, name := range c.Admin.PublicKeyFiles {
 		if name == "" {
 			fault("admin.public_key_files[%d] is empty", i)
 		}
 	}
-	if len(faults) == 0 {
-		return nil
+	for i, key := range c.Admin.Keys {
+		if key.File == "" || key.Name == "" || len(key.Roles) == 0 {
+			fault("admin.keys[%d] needs a name, a file and roles", i)
+		}
+		for _, role := range key.Roles {
+			if err := role.Validate(); err != nil {
+				fault("admin.keys[%d]: %w", i, err)
+			}
+		}
 	}
-	return fmt.Errorf("configuration: %w: %w", errdefs.ErrInvalidArgument, errors.Join(faults...))
+	return faults
 }
 
 func (c Config) serverFaults() []error {
@@ -185,6 +267,9 @@ func (c Config) serverFaults() []error {
 	}
 	if s.RequestsPer < 1 || s.RequestBurst < 1 {
 		fault("server.requests_per_sec and server.request_burst must be at least 1")
+	}
+	if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil && c.Metrics.Listen != "" {
+		fault("metrics.listen %q is not host:port", c.Metrics.Listen)
 	}
 	if s.ShutdownWait < 0 {
 		fault("server.shutdown_wait is negative")

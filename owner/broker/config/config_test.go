@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/owner/broker/admin"
 )
 
 func write(t *testing.T, text string) string {
@@ -73,9 +75,18 @@ func TestValidate(t *testing.T) {
 		"https elsewhere":  {func(c *Config) { c.Server.Listen, c.Server.TLSCertFile, c.Server.TLSKeyFile = ":443", "c", "k" }, nil},
 		"half of TLS":      {func(c *Config) { c.Server.TLSCertFile = "c" }, []string{"go together"}},
 		"certificate only": {func(c *Config) { c.Attest.TokenCertFile = "c" }, []string{"token_key_file"}},
+		"vault":            {func(c *Config) { c.Store.Kind = Vault }, []string{"store.vault.url"}},
+		"shared in bolt": {func(c *Config) {
+			c.Store.Kind, c.Attest.ShareSessions, c.Attest.TokenKeyFile = Bolt, true, "k"
+		}, []string{"share_sessions", "bolt"}},
+		"shared without key": {func(c *Config) { c.Attest.ShareSessions = true }, []string{"token_key_file"}},
+		"admin role": {func(c *Config) {
+			c.Admin.Keys = []AdminKey{{Name: "ann", File: "k", Roles: []admin.Role{"root"}}, {Name: "bob"}}
+		}, []string{"admin.keys[0]", "root", "admin.keys[1]"}},
+		"metrics": {func(c *Config) { c.Metrics.Listen = "9464" }, []string{"metrics.listen"}},
 		"all at once": {func(c *Config) {
 			*c = Config{}
-		}, []string{"log_level", "server.listen", "requests_per_sec", "token_lifetime", "session_lifetime", "max_sessions", "resources.dir"}},
+		}, []string{"log_level", "server.listen", "requests_per_sec", "token_lifetime", "session_lifetime", "max_sessions", "store.kind"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := Default()

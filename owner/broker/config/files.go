@@ -2,13 +2,14 @@ package config
 
 import (
 	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 
+	"github.com/coffer-project/coffer/owner/broker/admin"
 	"github.com/coffer-project/coffer/owner/broker/keys"
 )
 
@@ -43,33 +44,33 @@ func (c Config) TokenKey() (*ecdsa.PrivateKey, []*x509.Certificate, error) {
 	return key, chain, nil
 }
 
-// AdminKeys reads the public keys of the admins.
-func (c Config) AdminKeys() ([]ed25519.PublicKey, error) {
-	var admins []ed25519.PublicKey
+// Admins reads the public keys of the admins.
+func (c Config) Admins() ([]admin.Admin, error) {
+	entries := slices.Clone(c.Admin.Keys)
 	for _, name := range c.Admin.PublicKeyFiles {
-		raw, err := os.ReadFile(name)
+		entries = append(entries, AdminKey{Name: filepath.Base(name), File: name, Roles: []admin.Role{admin.RoleAdmin}})
+	}
+	var admins []admin.Admin
+	for _, entry := range entries {
+		raw, err := os.ReadFile(entry.File)
 		if err != nil {
 			return nil, fmt.Errorf("read admin key: %w", err)
 		}
 		key, err := keys.ParseAdminPublic(raw)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", entry.File, err)
 		}
-		admins = append(admins, key)
+		admins = append(admins, admin.Admin{Name: entry.Name, Key: key, Roles: entry.Roles})
 	}
 	return admins, nil
 }
 
 // Certificate reads the server's certificate, or returns nil where the broker speaks plain http.
-func (c Config) Certificate() (*tls.Certificate, error) {
+func (c Config) Certificate() (*Certificate, error) {
 	if !c.TLS() {
 		return nil, nil
 	}
-	cert, err := tls.LoadX509KeyPair(c.Server.TLSCertFile, c.Server.TLSKeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("load TLS certificate %s and key: %w", c.Server.TLSCertFile, err)
-	}
-	return &cert, nil
+	return newCertificate(c.Server.TLSCertFile, c.Server.TLSKeyFile)
 }
 
 // AuditFile opens the audit log for appending. The caller closes it.

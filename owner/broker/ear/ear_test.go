@@ -98,7 +98,7 @@ func TestLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"eat_profile":"tag:github.com,2024:confidential-containers/Trustee","iat":1795435200,"exp":1795435500,` +
+	const want = `{"eat_profile":"tag:github.com,2024:confidential-containers/Trustee","iss":"coffer-kbs","iat":1795435200,"exp":1795435500,` +
 		`"ear.verifier-id":{"developer":"d","build":"b"},"submods":{"cpu0":{"ear.status":"none","ear.trustworthiness-vector":` +
 		`{"instance-identity":0,"configuration":0,"executables":0,"file-system":0,"hardware":0,"runtime-opaque":0,"storage-opaque":0,"sourced-data":0},` +
 		`"ear.appraisal-policy-id":"p","ear.veraison.annotated-evidence":{"report_data":"AA==","runtime_data_claims":{"tee-pubkey":{"kty":"EC"},"nonce":"n"},"sample":{"svn":"1"}}}}}`

@@ -16,6 +16,9 @@ import (
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
+// issuerName is the iss claim of tokens.
+const issuerName = "coffer-kbs"
+
 // leeway is how far a token's start may lie in the future: several brokers may share one key.
 const leeway = time.Minute
 
@@ -52,6 +55,7 @@ func NewIssuer(key *ecdsa.PrivateKey, certs []*x509.Certificate, now func() time
 // Issue fills in the profile and the times and returns the signed token.
 func (i *Issuer) Issue(claims Claims, lifetime time.Duration) (string, error) {
 	claims.Profile = Profile
+	claims.Issuer = issuerName
 	claims.IssuedAt = i.now().Unix()
 	claims.Expires = i.now().Add(lifetime).Unix()
 	payload, err := json.Marshal(claims)

@@ -6,7 +6,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -20,7 +22,10 @@ const (
 	privateType = "PRIVATE KEY"
 	publicType  = "PUBLIC KEY"
 	certType    = "CERTIFICATE"
+	masterType  = "COFFER MASTER KEY"
 )
+
+const masterSize = 32 // bytes
 
 // NewAdmin returns a new Ed25519 key pair.
 func NewAdmin() (private, public []byte, err error) {
@@ -148,6 +153,35 @@ func ParseChain(raw []byte) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("no PEM certificate: %w", errdefs.ErrInvalidArgument)
 	}
 	return chain, nil
+}
+
+// NewMaster returns a new master key of a store.
+func NewMaster() []byte {
+	key := make([]byte, masterSize)
+	rand.Read(key)
+	return pem.EncodeToMemory(&pem.Block{Type: masterType, Bytes: key})
+}
+
+// ParseMaster reads a master key.
+func ParseMaster(raw []byte) ([]byte, error) {
+	block, _ := pem.Decode(raw)
+	if block == nil || block.Type != masterType || len(block.Bytes) != masterSize {
+		return nil, fmt.Errorf("master key is not in PEM with the type %s: %w", masterType, errdefs.ErrInvalidArgument)
+	}
+	return block.Bytes, nil
+}
+
+// Session derives the key that seals sessions from the token key, so that brokers which share the one share the other.
+func Session(token *ecdsa.PrivateKey) ([]byte, error) {
+	secret, err := token.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("derive session key: %w", err)
+	}
+	key, err := hkdf.Key(sha256.New, secret, nil, "coffer-kbs session cookie", 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive session key: %w", err)
+	}
+	return key, nil
 }
 
 // WriteNew writes a file that must not exist yet, so that no key is ever lost to a second run. An existing one is AlreadyExists.

@@ -12,12 +12,15 @@ import (
 
 	"github.com/containerd/log"
 
-	"github.com/coffer-project/coffer/owner/appraise"
 	"github.com/coffer-project/coffer/owner/broker"
 	"github.com/coffer-project/coffer/owner/broker/admin"
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/config"
 	"github.com/coffer-project/coffer/owner/broker/ear"
+	"github.com/coffer-project/coffer/owner/broker/keys"
+	"github.com/coffer-project/coffer/owner/broker/metrics"
+	"github.com/coffer-project/coffer/owner/broker/policy"
+	"github.com/coffer-project/coffer/owner/broker/reference"
 	"github.com/coffer-project/coffer/owner/broker/store"
 )
 
@@ -26,7 +29,11 @@ type Server struct {
 	config   config.Config
 	listener net.Listener
 	http     *http.Server
+	metrics  *metrics.Metrics
+	sessions *store.Sessions // nil where they are in memory only
 	closers  []func() error
+
+	metricsListener net.Listener // nil where there are none
 }
 
 // New opens everything that the configuration names and begins to listen, so that a caller that gets no error can tell others to
@@ -35,7 +42,7 @@ func New(ctx context.Context, c config.Config) (_ *Server, retErr error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{config: c}
+	s := &Server{config: c, metrics: metrics.New(version())}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, s.Close())
@@ -67,10 +74,17 @@ func New(ctx context.Context, c config.Config) (_ *Server, retErr error) {
 		ErrorLog:    quietLog(ctx),
 	}
 	if certificate != nil {
-		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*certificate}}
+		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.Get}
+	}
+	if err := s.listenMetrics(ctx); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
+
+// sharedLife is how long a policy or reference value is used without asking the store again: so long may a change by another broker go
+// unnoticed.
+const sharedLife = time.Second
 
 // assemble opens the broker's parts.
 func (s *Server) assemble(ctx context.Context) (http.Handler, error) {
@@ -83,37 +97,53 @@ func (s *Server) assemble(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	adminKeys, err := c.AdminKeys()
+	sessionKey, err := keys.Session(key)
 	if err != nil {
 		return nil, err
 	}
-	resources, err := store.Open(c.Resources.Dir)
+	admins, err := c.Admins()
 	if err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, resources.Close)
+	entries, err := c.OpenStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, entries.Close)
 	auditFile, err := c.AuditFile()
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, auditFile.Close)
-	verifiers, err := verifiers(ctx, c, appraise.Values{})
+	cached := store.Cached(entries, sharedLife, time.Now)
+	references := reference.New(cached, time.Now)
+	policies := policy.New(cached, references, c.Attest.AllowSample)
+	list, err := verifiers(ctx, c, references)
 	if err != nil {
 		return nil, err
 	}
-	return broker.New(broker.Options{
-		Verifiers:         verifiers,
-		Policy:            broker.FixedPolicy{AllowSample: c.Attest.AllowSample},
-		Store:             resources,
-		Tokens:            tokens,
-		Admins:            &admin.Verifier{Keys: adminKeys, Issuer: c.Admin.Issuer, Audience: c.Admin.Audience, Role: c.Admin.Role},
+	o := broker.Options{
+		Verifiers: list,
+		Policy:    policies, Policies: policies, Appraisal: policies, References: references,
+		Store:      store.Resources{Store: entries},
+		Tokens:     tokens,
+		SessionKey: sessionKey,
+		Metrics:    s.metrics,
+		Admins: &admin.Verifier{
+			Admins: admins, Issuer: c.Admin.Issuer, Audience: c.Admin.Audience, Role: c.Admin.Role,
+		},
 		Audit:             audit.New(auditFile),
 		TokenLifetime:     time.Duration(c.Attest.TokenLifetime),
 		SessionLifetime:   time.Duration(c.Attest.SessionLifetime),
 		MaxSessions:       c.Attest.MaxSessions,
 		RequestsPerSecond: c.Server.RequestsPer,
 		RequestBurst:      c.Server.RequestBurst,
-	})
+	}
+	if c.Attest.ShareSessions {
+		s.sessions = &store.Sessions{Store: entries}
+		o.Sessions = s.sessions
+	}
+	return broker.New(o)
 }
 
 // URL returns the base URL of the listener.
@@ -129,6 +159,7 @@ func (s *Server) URL() string {
 func (s *Server) Run(ctx context.Context) (retErr error) {
 	defer func() { retErr = errors.Join(retErr, s.Close()) }()
 	log.G(ctx).WithField("url", s.URL()).WithField("allow_sample", s.config.Attest.AllowSample).Info("key broker is listening")
+	defer s.background(ctx)()
 	served := make(chan error, 1)
 	go func() {
 		if s.http.TLSConfig != nil {

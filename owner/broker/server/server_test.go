@@ -54,7 +54,7 @@ func configured(t *testing.T) (config.Config, []byte) {
 	c.Server.Listen = "127.0.0.1:0"
 	c.Attest.AllowSample = true
 	c.Attest.TokenKeyFile = write("token.key", token)
-	c.Resources.Dir = filepath.Join(dir, "resources")
+	c.Store.Path, c.Store.MasterKeyFile = filepath.Join(dir, "store"), write("master.key", keys.NewMaster())
 	c.Admin.PublicKeyFiles = []string{write("admin.pub", public)}
 	c.Audit.File = filepath.Join(dir, "audit.jsonl")
 	return c, private
@@ -195,7 +195,7 @@ func TestNewRefuses(t *testing.T) {
 		"wrong key":      {func(c *config.Config) { c.Attest.TokenKeyFile = c.Admin.PublicKeyFiles[0] }, "admin.pub"},
 		"admin key":      {func(c *config.Config) { c.Admin.PublicKeyFiles[0] = c.Attest.TokenKeyFile }, "token.key"},
 		"certificate":    {func(c *config.Config) { c.Server.TLSCertFile, c.Server.TLSKeyFile = "none", "none" }, "TLS certificate none"},
-		"resources":      {func(c *config.Config) { c.Resources.Dir = c.Attest.TokenKeyFile }, "resource directory"},
+		"resources":      {func(c *config.Config) { c.Store.Path = c.Attest.TokenKeyFile }, "store directory"},
 		"audit log":      {func(c *config.Config) { c.Audit.File = "/nonexistent/audit" }, "audit log"},
 	} {
 		t.Run(name, func(t *testing.T) {
