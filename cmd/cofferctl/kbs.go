@@ -16,7 +16,7 @@ import (
 func kbsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "kbs",
-		Usage: "manage the resources of a key broker",
+		Usage: "manage a key broker: resources, policies, reference values, audit log",
 		Subcommands: []*cli.Command{
 			{
 				Name:  "resource",
@@ -42,6 +42,15 @@ func kbsCommand() *cli.Command {
 					},
 				},
 			},
+			kbsPolicyCommand(),
+			kbsReferenceCommand(),
+			{
+				Name:   "status",
+				Usage:  "show what the broker accepts and holds, and whom it takes you for (coffer-kbs only)",
+				Flags:  brokerFlags(),
+				Action: showStatus,
+			},
+			kbsAuditCommand(),
 			{
 				Name: "admin-keygen", ArgsUsage: "FILE",
 				Usage:  "make an admin's Ed25519 key pair: FILE and FILE.pub, which the broker is configured with",

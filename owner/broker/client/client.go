@@ -1,4 +1,4 @@
-// Package client changes a broker's resources over its admin API. It works with coffer-kbs and, except for List, with Trustee.
+// Package client manages a broker over its admin API. It works with coffer-kbs and, except for what says otherwise, with Trustee.
 package client
 
 import (
@@ -93,7 +93,7 @@ func (c *Client) Delete(ctx context.Context, uri kbs.ResourceURI) error {
 	return err
 }
 
-// List returns the names of all resources. Resources themselves cannot be read over the admin API, only by attested guests.
+// List returns the names of all resources (coffer-kbs only). Resources themselves cannot be read over the admin API, only by attested guests.
 func (c *Client) List(ctx context.Context) ([]kbs.ResourceURI, error) {
 	body, err := c.do(ctx, http.MethodGet, kbs.PathResource, nil)
 	if err != nil {
