@@ -12,6 +12,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coffer-project/coffer/integration/harness"
+	"github.com/coffer-project/coffer/proto/initdata"
 )
 
 // vmFault is a runtime handler under which no pod can start.
@@ -35,6 +36,18 @@ func vmFaults(t *testing.T, dir string, tools harness.Tools) map[string]vmFault 
 	initrd := func(name, script string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, scriptedInitrd(t, tools, script), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	document := func(name, policy string) string {
+		doc := initdata.Document{Version: initdata.Version, Algorithm: initdata.SHA384, Data: map[string]string{initdata.KeyPolicy: policy}}
+		raw, err := doc.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name+".toml")
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return path
@@ -86,10 +99,14 @@ func vmFaults(t *testing.T, dir string, tools harness.Tools) map[string]vmFault 
 				initrd("silent.cpio", "echo init: thinking; exec /busybox sleep 100000")),
 			want: []string{"agent did not answer within guest.boot_timeout of 6s", "init: thinking"},
 		},
-		"agent-fails": {
+		"no-document": {
 			// The real guest, which misses the document that the host has announced.
 			config: "[hypervisor]\nkernel_params = [\"coffer.initdata_digest=sha384:" + strings.Repeat("0", 96) + "\"]\n",
-			want:   []string{"guest powered itself off", "fatal: no initdata disk, but the kernel command line asks for one"},
+			want:   []string{"blocked by policy: the pod's measured document (initdata) is refused", "no initdata disk, but the kernel command line asks for one"},
+		},
+		"bad-policy": {
+			config: fmt.Sprintf("[initdata]\nfile = %q\n", document("bad-policy", "package agent_policy\n\nExecProcessRequest if http.send({})\n")),
+			want:   []string{"blocked by policy: the pod's measured document (initdata) is refused", "line 3: undefined function http.send"},
 		},
 	}
 }

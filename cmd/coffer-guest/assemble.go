@@ -34,6 +34,7 @@ type settings struct {
 	pipeSize       int           // bytes; 0: the kernel's default
 	hotplug        time.Duration // how long a disk that the host has plugged in may take to appear
 	initdata       []byte        // nil: there is no measured document
+	policy         policy.Engine
 	cgroups        cgroup.Root
 	scratch        string                      // where the scratch disk is mounted; empty: nowhere
 	place          *scratch.Place              // the same for those who must wait for it
@@ -77,7 +78,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 		return nil, err
 	}
 	containers, err := container.New(container.Options{
-		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Base: s.base, Cgroups: s.cgroups,
+		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Policy: s.policy, Base: s.base, Cgroups: s.cgroups,
 		CgroupParent: "/coffer", PipeSize: s.pipeSize,
 	})
 	if err != nil {
@@ -85,7 +86,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	}
 	return server.New(server.Options{
 		Containers: containers, Pulls: s.pulls, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
-		Policy: policy.NewBuiltin(), BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
+		Policy: s.policy, BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
 		Forwards: s.init, Scratch: s.init,
 	})
 }

@@ -43,6 +43,13 @@ func serveHost(args []string) error {
 	if err != nil {
 		return err
 	}
+	document, _, err := readMeasured(s.initdata)
+	if err != nil {
+		return err
+	}
+	if s.policy, err = newPolicy(ctx, document); err != nil {
+		return err
+	}
 	images, err := newImages(ctx, s)
 	if err != nil {
 		return err

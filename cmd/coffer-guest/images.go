@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/coffer-project/coffer/guestpull/attest"
@@ -108,9 +107,6 @@ func readMeasured(raw []byte) (*initdata.Document, *initdata.CDHConfig, error) {
 	document, err := initdata.Parse(raw)
 	if err != nil {
 		return nil, nil, err
-	}
-	if _, has := document.Data[initdata.KeyPolicy]; has {
-		return nil, nil, fmt.Errorf("initdata brings a %s, which this guest cannot enforce yet: remove it: %w", initdata.KeyPolicy, errdefs.ErrNotImplemented)
 	}
 	measured, err := initdata.ParseCDH(document.Data[initdata.KeyCDH])
 	if err != nil {

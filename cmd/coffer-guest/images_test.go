@@ -35,10 +35,9 @@ func TestReadMeasured(t *testing.T) {
 		"broker":                {document(t, map[string]string{initdata.KeyCDH: cdh}), "http://cdh.test:1", nil},
 		"broker of attestation": {document(t, map[string]string{initdata.KeyAA: aa}), "http://aa.test:2", nil},
 		"two brokers":           {document(t, map[string]string{initdata.KeyAA: aa, initdata.KeyCDH: cdh}), "http://cdh.test:1", nil},
-		// A policy that is not enforced would be worse than none.
-		"policy":      {document(t, map[string]string{initdata.KeyPolicy: "package agent_policy"}), "", errdefs.ErrNotImplemented},
-		"unknown key": {document(t, map[string]string{initdata.KeyCDH: "frobnicate = 1\n"}), "", errdefs.ErrInvalidArgument},
-		"garbage":     {[]byte("\x00"), "", errdefs.ErrInvalidArgument},
+		"policy":                {document(t, map[string]string{initdata.KeyPolicy: "package agent_policy"}), "", nil},
+		"unknown key":           {document(t, map[string]string{initdata.KeyCDH: "frobnicate = 1\n"}), "", errdefs.ErrInvalidArgument},
+		"garbage":               {[]byte("\x00"), "", errdefs.ErrInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, got, err := readMeasured(test.raw)

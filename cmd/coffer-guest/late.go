@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/guestpull/policy"
 )
 
 // lateImages is the puller before it is known how to pull.
@@ -68,19 +70,39 @@ func (n noImages) Pull(context.Context, image.Request) (*image.Image, error) { r
 // Release has nothing to do.
 func (noImages) Release(context.Context, string) error { return nil }
 
-// configure reads the measured document while the host is already served: its disk may appear late, and only containers need it. A
-// guest whose document or whose machine is bad must not go on with half of it.
-func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages) {
+// configure reads the measured document while the host is already served: its disk may appear late, and only what a policy decides
+// about waits for it. A guest whose document is bad must not go on with half of it: it refuses everything, and says why. One whose machine
+// is bad ends.
+func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages, engine *policy.Late) {
 	begin := time.Now()
-	document, err := m.InitData(ctx)
+	refuse := func(err error) {
+		log.G(ctx).Error("every request is refused, with the reason: the measured document has a fault")
+		engine.Set(policy.NewDenied(err))
+		images.set(noImages{err})
+	}
+	raw, err := measuredDocument(ctx, m)
+	if errdefs.IsFailedPrecondition(err) {
+		refuse(err)
+		return
+	}
 	if err != nil {
 		m.PowerOff(err)
 	}
+	s.initdata = raw
+	document, _, err := readMeasured(raw)
+	if err != nil {
+		refuse(err)
+		return
+	}
+	decide, err := newPolicy(ctx, document)
+	if err != nil {
+		refuse(err)
+		return
+	}
+	engine.Set(decide)
+	m.AddPhase("policy", time.Since(begin))
 	if err := m.WaitComplete(ctx); err != nil {
 		m.PowerOff(err)
-	}
-	if document != nil {
-		s.initdata = document.Raw
 	}
 	found, err := m.Scratch(ctx, scratchDir)
 	if found && err == nil {
@@ -94,9 +116,22 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 		return
 	}
 	puller, err := newImages(ctx, s)
+	if errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err) {
+		refuse(err) // what the document says of registries and keys
+		return
+	}
 	if err != nil {
 		m.PowerOff(err)
 	}
 	m.AddPhase("initdata", time.Since(begin))
 	images.set(puller)
+}
+
+// measuredDocument returns the document's text, nil when there is none.
+func measuredDocument(ctx context.Context, m *boot.Machine) ([]byte, error) {
+	document, err := m.InitData(ctx)
+	if err != nil || document == nil {
+		return nil, err
+	}
+	return document.Raw, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
 	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/guestpull/server"
@@ -63,8 +64,9 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 			return out
 		},
 	}
-	images := newLateImages(m.Params.ImagePullTimeout)
-	go configure(ctx, m, s, images)
+	images, engine := newLateImages(m.Params.ImagePullTimeout), policy.NewLate()
+	s.policy = engine
+	go configure(ctx, m, s, images, engine)
 	begin := time.Now()
 	srv, err := assemble(s, images)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 	"github.com/coffer-project/coffer/proto/initdata"
 )
 
@@ -85,6 +86,9 @@ func inspectInitdata(c *cli.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(doc.Data)) {
 		fmt.Fprintf(out, "entry:     %s, %d bytes\n", name, len(doc.Data[name]))
 	}
+	if err := printPolicy(out, doc); err != nil {
+		return err
+	}
 	if text, ok := doc.Data[initdata.KeyCDH]; ok {
 		if err := printCDH(out, text); err != nil {
 			return err
@@ -99,6 +103,22 @@ func inspectInitdata(c *cli.Context) error {
 			fmt.Fprintf(out, "attests to: %s\n", aa.TokenConfigs.KBS.URL)
 		}
 	}
+	return nil
+}
+
+// printPolicy says which requests of the host the guest will answer.
+func printPolicy(out io.Writer, doc *initdata.Document) error {
+	which, err := doc.PolicyDefault()
+	if err != nil {
+		return err
+	}
+	if which == "" {
+		if _, err := agentpolicy.Compile(doc.Data[initdata.KeyPolicy]); err != nil {
+			return err
+		}
+		which = initdata.KeyPolicy
+	}
+	fmt.Fprintf(out, "policy:    %s\n", which)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 	"github.com/coffer-project/coffer/proto/initdata"
 )
 
@@ -28,7 +29,8 @@ func createFlags() []cli.Flag {
 		&cli.StringFlag{Name: "no-proxy", Usage: "comma-separated `HOSTS` to reach without a proxy"},
 		&cli.StringFlag{Name: "aa", Usage: "`FILE` to use as aa.toml as it is"},
 		&cli.StringFlag{Name: "cdh", Usage: "`FILE` to use as cdh.toml as it is, in place of the flags above"},
-		&cli.StringFlag{Name: "policy", Usage: "`FILE` to use as policy.rego"},
+		&cli.StringFlag{Name: "policy", Usage: "`FILE` to use as policy.rego; see cofferctl policy"},
+		&cli.StringFlag{Name: "default-policy", Usage: "what holds without --policy: strict (containers run what their images say; the default) or development (the host is believed)"},
 		&cli.StringFlag{Name: "algorithm", Value: initdata.SHA384, Usage: "digest: sha256, sha384 or sha512"},
 		&cli.StringFlag{Name: "format", Value: "toml", Usage: "toml, annotation (the value of " + initdata.Annotation + ") or disk"},
 		&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "`FILE` to write, default standard output"},
@@ -90,6 +92,9 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 	if err := addHosts(c.String("registry-hosts"), doc); err != nil {
 		return err
 	}
+	if err := addPolicy(c.String("default-policy"), doc); err != nil {
+		return err
+	}
 	if text, ok := doc.Data[initdata.KeyAA]; ok {
 		if _, err := initdata.ParseAA(text); err != nil {
 			return err
@@ -102,6 +107,24 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 	}
 	if len(doc.Data) == 0 {
 		return fmt.Errorf("nothing to write: give --kbs-url, another configuration flag or a file: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// addPolicy names the default, and reads the policy as the guest will do it.
+func addPolicy(fallback string, doc *initdata.Document) error {
+	if fallback != "" {
+		doc.Data[initdata.KeyCoffer] = fmt.Sprintf("[policy]\ndefault = %q\n", fallback)
+	}
+	if _, err := doc.PolicyDefault(); err != nil {
+		return err
+	}
+	text, ok := doc.Data[initdata.KeyPolicy]
+	if !ok {
+		return nil
+	}
+	if _, err := agentpolicy.Compile(text); err != nil {
+		return fmt.Errorf("%s: %w", initdata.KeyPolicy, err)
 	}
 	return nil
 }

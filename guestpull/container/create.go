@@ -17,13 +17,14 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/container/stdio"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 )
 
 // Create pulls the container's image and makes the container, whose process then waits for Start. It blocks for the pull. When it
 // fails nothing is left. InvalidArgument: the request asks for something that this guest never grants. AlreadyExists: the id is taken.
 // Errors of the pull come through with their class.
 func (m *Manager) Create(ctx context.Context, req *agentpb.CreateContainerRequest) (retErr error) {
-	p, err := m.newPlan(req)
+	p, err := m.newPlan(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -53,9 +54,9 @@ func (m *Manager) Create(ctx context.Context, req *agentpb.CreateContainerReques
 		}
 	}()
 	if p.sandbox {
-		err = m.createSandbox(c, p)
+		err = m.createSandbox(ctx, c, p, req)
 	} else {
-		err = m.createWorkload(ctx, c, p)
+		err = m.createWorkload(ctx, c, p, req)
 	}
 	if err != nil {
 		return err
@@ -75,7 +76,10 @@ func (m *Manager) giveUp(ctx context.Context, c *Container) error {
 }
 
 // createSandbox makes the stand-in for a sandbox container: a process that waits. It has no image and no root of its own.
-func (m *Manager) createSandbox(c *Container, p *plan) error {
+func (m *Manager) createSandbox(ctx context.Context, c *Container, p *plan, req *agentpb.CreateContainerRequest) error {
+	if err := m.Policy.AllowContainer(ctx, req, p.facts(agentpolicy.StageContainer)); err != nil {
+		return err
+	}
 	for name, value := range p.sysctls {
 		if err := m.Sandbox.SetSysctl(name, value); err != nil {
 			return err
@@ -96,7 +100,7 @@ func (m *Manager) createSandbox(c *Container, p *plan) error {
 }
 
 // createWorkload is the way from a reference to a process that is ready to run.
-func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) error {
+func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan, req *agentpb.CreateContainerRequest) error {
 	if err := m.makeDir(c); err != nil {
 		return err
 	}
@@ -116,6 +120,10 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan) err
 		return err
 	}
 	if err := c.completeProcess(ctx, p); err != nil {
+		return err
+	}
+	// Nothing of it exists yet but files.
+	if err := m.Policy.AllowContainer(ctx, req, c.facts(p)); err != nil {
 		return err
 	}
 	for name, value := range p.sysctls {
@@ -159,6 +167,7 @@ func (m *Manager) makeRootfs(ctx context.Context, c *Container, p *plan) error {
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err) // it names the image, the stage and the cause
 	}
+	p.pulled = img
 	c.mu.Lock()
 	c.report, c.config = &img.Report, &img.Config.Config
 	c.mu.Unlock()

@@ -20,6 +20,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/scratch"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 	"github.com/coffer-project/coffer/proto/oci"
 )
 
@@ -128,7 +129,7 @@ func (f *fakeImages) Pull(ctx context.Context, req image.Request) (*image.Image,
 	if f.err != nil {
 		return nil, f.err
 	}
-	return &image.Image{Config: ocispec.Image{Config: f.config}, Layers: []string{f.layer}, Report: image.Report{Reference: req.Reference}}, nil
+	return &image.Image{ManifestDigest: someDigest, Config: ocispec.Image{Config: f.config}, Layers: []string{f.layer}, Report: image.Report{Reference: req.Reference}}, nil
 }
 
 func (f *fakeImages) Release(_ context.Context, id string) error {
@@ -176,6 +177,24 @@ type fakes struct {
 	runtime *fakeRuntime
 	images  *fakeImages
 	sandbox *fakeSandbox
+	policy  *fakePolicy
+}
+
+// fakePolicy refuses at one stage, and keeps what it was told.
+type fakePolicy struct {
+	refuse string
+	mu     sync.Mutex
+	told   []*agentpolicy.Facts
+}
+
+func (f *fakePolicy) AllowContainer(_ context.Context, _ *agentpb.CreateContainerRequest, facts *agentpolicy.Facts) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told = append(f.told, facts)
+	if facts.Stage == f.refuse {
+		return errdefs.ErrPermissionDenied
+	}
+	return nil
 }
 
 func newFakes(t *testing.T) *fakes {
@@ -184,6 +203,7 @@ func newFakes(t *testing.T) *fakes {
 		runtime: &fakeRuntime{fail: map[string]error{}, live: map[string]*exec.Cmd{}},
 		images:  &fakeImages{layer: t.TempDir(), held: map[string]bool{}},
 		sandbox: &fakeSandbox{sysctls: map[string]string{}},
+		policy:  &fakePolicy{},
 	}
 	base := t.TempDir()
 	for _, dir := range []string{"shared/containers", "sandbox"} {
@@ -194,8 +214,8 @@ func newFakes(t *testing.T) *fakes {
 	place := scratch.NewPlace()
 	place.Set("", nil)
 	m, err := New(Options{
-		Scratch: place,
-		Images:  f.images, Runtime: f.runtime, Sandbox: f.sandbox, Base: base,
+		Scratch: place, Policy: f.policy,
+		Images: f.images, Runtime: f.runtime, Sandbox: f.sandbox, Base: base,
 		Holder:       func() (Process, error) { return f.runtime.start("holder") },
 		Cgroups:      cgroup.Root(t.TempDir()), // not a cgroup file system: no figures, nothing to remove
 		CgroupParent: "/coffer",

@@ -27,6 +27,7 @@ const maxVolumes = 16
 type imageVolume struct {
 	request    image.Request
 	mountPoint string
+	pulled     *image.Image // once it is there
 }
 
 // owner is whose the files of the container's images are.
@@ -147,11 +148,13 @@ func (m *Manager) mountVolumes(ctx context.Context, c *Container, p *plan) error
 	if err := os.Mkdir(m.imagesDir(c.id), 0o711); err != nil {
 		return fmt.Errorf("make folder of container %s: %w", c.id, err)
 	}
-	for _, v := range p.volumes {
+	for i := range p.volumes {
+		v := &p.volumes[i]
 		img, err := m.Images.Pull(ctx, v.request)
 		if err != nil {
 			return fmt.Errorf("container %s: image volume: %w", c.id, err)
 		}
+		v.pulled = img
 		c.undo.push(func(context.Context) error { return mount.Unmount(v.mountPoint) })
 		if err := rootfs.ReadOnly(img.Layers, v.mountPoint+".scratch", v.mountPoint, p.owner()); err != nil {
 			return fmt.Errorf("container %s: image volume %s: %w", c.id, v.request.Reference, err)

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 )
 
 // Names on the wire.
@@ -53,6 +55,7 @@ type plan struct {
 	execID   string
 	sandbox  bool
 	image    image.Request
+	pulled   *image.Image // of the root, once it is there
 	volumes  []imageVolume
 	storages []*agentpb.Storage // all but the images
 	devices  []plannedDevice
@@ -66,8 +69,20 @@ type plan struct {
 	termDest     string // destination of the termination log's mount
 }
 
-// newPlan checks a request and rebuilds from it what will be done.
-func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
+// newPlan checks a request, asks the policy about it, and rebuilds from it what will be done.
+func (m *Manager) newPlan(ctx context.Context, req *agentpb.CreateContainerRequest) (*plan, error) {
+	p, err := m.readRequest(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Policy.AllowContainer(ctx, req, p.facts(agentpolicy.StageRequest)); err != nil {
+		return nil, err
+	}
+	return p, m.buildSpec(p, req)
+}
+
+// readRequest checks what a request says of images, storages and devices.
+func (m *Manager) readRequest(req *agentpb.CreateContainerRequest) (*plan, error) {
 	id := req.GetContainerId()
 	if err := CheckID("container", id); err != nil {
 		return nil, err
@@ -91,21 +106,24 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.planKind(req, metadata); err != nil {
-		return nil, err
-	}
+	return p, p.planKind(req, metadata)
+}
+
+// buildSpec rebuilds the specification, and finds the pod's namespaces for it.
+func (m *Manager) buildSpec(p *plan, req *agentpb.CreateContainerRequest) error {
+	var err error
 	if p.users, err = spec.MappedUsers(req.GetOCI().GetLinux()); err != nil {
-		return nil, err
+		return err
 	}
 	ns, err := m.Sandbox.Namespaces(req.GetSandboxPidns() && !p.sandbox, p.users)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.userNS = ns.User
 	p.spec, err = spec.Build(req.GetOCI(), spec.Options{
-		ContainerID: id,
-		Rootfs:      m.rootfs(id),
-		CgroupPath:  m.cgroupPath(id),
+		ContainerID: p.id,
+		Rootfs:      m.rootfs(p.id),
+		CgroupPath:  m.cgroupPath(p.id),
 		UTS:         ns.UTS,
 		IPC:         ns.IPC,
 		PID:         ns.PID,
@@ -119,18 +137,18 @@ func (m *Manager) newPlan(req *agentpb.CreateContainerRequest) (*plan, error) {
 		AllowShared: func(path string) bool { return mount.Below(filepath.Join(m.sandboxDir(), "ephemeral"), path) },
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := m.checkOwnImages(p); err != nil {
-		return nil, err
+		return err
 	}
 	p.sysctls = spec.TakeNetSysctls(p.spec)
 	p.termDest = req.GetOCI().GetAnnotations()[keyTermination]
 	if p.strictGroups, err = strictGroups(req); err != nil {
-		return nil, err
+		return err
 	}
 	p.userName, err = userName(req)
-	return p, err
+	return err
 }
 
 // strictGroups reads the policy for supplemental groups.

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/coffer-project/coffer/guestpull/policy"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/oci"
 )
@@ -31,7 +32,7 @@ func TestPlan(t *testing.T) {
 	req.Storages = append(req.Storages, &agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", MountPoint: f.sandboxDir() + "/ephemeral/x"})
 	req.OCI.Annotations = kind("container")
 	req.OCI.Process.User = nil
-	p, err := f.newPlan(req)
+	p, err := f.newPlan(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +187,7 @@ func TestPlanRefuses(t *testing.T) {
 }
 
 func FuzzPlan(f *testing.F) {
-	fake := &Manager{Options: Options{Base: "/run/kata-containers", Sandbox: &fakeSandbox{}, CgroupParent: "/coffer"}}
+	fake := &Manager{Options: Options{Base: "/run/kata-containers", Sandbox: &fakeSandbox{}, Policy: policy.NewStrict(), CgroupParent: "/coffer"}}
 	seed := (&fakes{Manager: fake}).request("c1")
 	data, err := proto.Marshal(seed)
 	if err != nil {
@@ -198,7 +199,7 @@ func FuzzPlan(f *testing.F) {
 		if proto.Unmarshal(data, &req) != nil {
 			return
 		}
-		p, err := fake.newPlan(&req)
+		p, err := fake.newPlan(t.Context(), &req)
 		if err != nil {
 			return
 		}

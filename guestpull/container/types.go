@@ -12,6 +12,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/stdio"
 	"github.com/coffer-project/coffer/guestpull/image"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
 
@@ -21,6 +22,12 @@ type Images interface {
 	Pull(ctx context.Context, req image.Request) (*image.Image, error)
 	// Release gives back what Pull holds for the container. Without such an image it does nothing.
 	Release(ctx context.Context, containerID string) error
+}
+
+// Policy decides about containers; package policy's engines are such.
+type Policy interface {
+	// AllowContainer is asked twice: before anything is done, and before the container exists. See [agentpolicy.Facts].
+	AllowContainer(ctx context.Context, req *agentpb.CreateContainerRequest, facts *agentpolicy.Facts) error
 }
 
 // Scratch is the guest's scratch disk.

@@ -7,53 +7,40 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 	guestpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 )
 
 // rule allows a method, or refuses it with the reason that it returns.
-type rule func(b *Builtin, request proto.Message) (reason string)
+type rule func(request proto.Message) (reason string)
 
-func allow(*Builtin, proto.Message) string { return "" }
+func allow(proto.Message) string { return "" }
 
 func never(reason string) rule {
-	return func(*Builtin, proto.Message) string { return reason }
+	return func(proto.Message) string { return reason }
 }
 
-// Builtin is the policy of a guest whose measured document brings none.
-type Builtin struct {
-	exec, forward bool
-}
+// Builtin is the table that holds under every policy, and nothing else: alone it is for development. It lets the host run programs
+// inside the containers, reach servers on the pod's loopback and choose what containers run.
+type Builtin struct{}
 
-// Option changes a Builtin.
-type Option func(*Builtin)
-
-// WithoutExec denies ExecProcess. Exec is allowed unless this is given, which is a default for development: whoever controls the host
-// can then run programs inside the containers and read what they hold. It will turn round once a policy can come with the measured
-// document, which can then allow exec again, per container.
-func WithoutExec() Option { return func(b *Builtin) { b.exec = false } }
-
-// WithoutForward denies Forward. It is allowed unless this is given, because kubectl port-forward needs it: the host can then reach
-// servers on the pod's loopback, which a workload may have put there to keep them to itself.
-func WithoutForward() Option { return func(b *Builtin) { b.forward = false } }
-
-// NewBuiltin returns the built-in policy.
-func NewBuiltin(opts ...Option) *Builtin {
-	b := &Builtin{exec: true, forward: true}
-	for _, opt := range opts {
-		opt(b)
-	}
-	return b
-}
+// NewBuiltin returns the built-in table.
+func NewBuiltin() *Builtin { return &Builtin{} }
 
 // Allow implements [Engine]. A method that the table does not know is denied.
-func (b *Builtin) Allow(_ context.Context, method string, request proto.Message) error {
+func (*Builtin) Allow(_ context.Context, method string, request proto.Message) error {
 	r, known := rules[method]
 	if !known {
 		return deny(method, "this guest knows no such request")
 	}
-	if reason := r(b, request); reason != "" {
+	if reason := r(request); reason != "" {
 		return deny(method, reason)
 	}
+	return nil
+}
+
+// AllowContainer implements [Engine]: the table says nothing about what runs.
+func (*Builtin) AllowContainer(context.Context, *agentpb.CreateContainerRequest, *agentpolicy.Facts) error {
 	return nil
 }
 
@@ -67,7 +54,7 @@ var rules = map[string]rule{
 	"CreateSandbox": sandboxRule, "DestroySandbox": allow,
 	"CreateContainer": allow, "StartContainer": allow, "RemoveContainer": allow, "UpdateContainer": allow,
 	"PauseContainer": allow, "ResumeContainer": allow, "SignalProcess": allow, "WaitProcess": allow,
-	"ExecProcess": execRule,
+	"ExecProcess": allow,
 	// Not a call but a stream of its own, see package proto/forward.
 	"Forward": forwardRule,
 	// Streams. The host sees what it is given of a container's output: confidential output belongs on an encrypted connection.
@@ -86,31 +73,25 @@ var rules = map[string]rule{
 	"MemHotplugByProbe": never("the host must not add memory to a measured guest"),
 }
 
-func execRule(b *Builtin, _ proto.Message) string {
-	if !b.exec {
-		return "exec is switched off in this guest"
-	}
-	return ""
-}
+// reasonOtherType is for what cannot happen unless a method is registered for another message than it has a rule for.
+const reasonOtherType = "the request is not what its method takes"
 
-func forwardRule(b *Builtin, request proto.Message) string {
+func forwardRule(request proto.Message) string {
 	r, ok := request.(*guestpb.ForwardRequest)
 	switch {
 	case !ok:
-		return "the request is not what its method takes"
-	case !b.forward:
-		return "connections to the pod's loopback are switched off in this guest"
+		return reasonOtherType
 	case r.GetPort() == 0 || r.GetPort() > math.MaxUint16:
 		return "it names no port"
 	}
 	return ""
 }
 
-func sandboxRule(_ *Builtin, request proto.Message) string {
+func sandboxRule(request proto.Message) string {
 	r, ok := request.(*agentpb.CreateSandboxRequest)
 	switch {
 	case !ok:
-		return "the request is not what its method takes"
+		return reasonOtherType
 	case r.GetGuestHookPath() != "":
 		return "hooks never run in this guest"
 	case len(r.GetKernelModules()) > 0:

@@ -16,7 +16,7 @@ import (
 
 func TestBuiltin(t *testing.T) {
 	for name, test := range map[string]struct {
-		engine  *Builtin
+		engine  Engine
 		method  string
 		request proto.Message
 		denied  bool
@@ -27,7 +27,7 @@ func TestBuiltin(t *testing.T) {
 		"sandbox with modules":  {NewBuiltin(), "CreateSandbox", &agentpb.CreateSandboxRequest{KernelModules: []*agentpb.KernelModule{{Name: "x"}}}, true},
 		"sandbox, other type":   {NewBuiltin(), "CreateSandbox", &agentpb.SetPolicyRequest{}, true},
 		"exec":                  {NewBuiltin(), "ExecProcess", &agentpb.ExecProcessRequest{}, false},
-		"exec switched off":     {NewBuiltin(WithoutExec()), "ExecProcess", &agentpb.ExecProcessRequest{}, true},
+		"exec, strict":          {NewStrict(), "ExecProcess", &agentpb.ExecProcessRequest{}, true},
 		"policy":                {NewBuiltin(), "SetPolicy", &agentpb.SetPolicyRequest{}, true},
 		"time":                  {NewBuiltin(), "SetGuestDateTime", &agentpb.SetGuestDateTimeRequest{}, true},
 		"swap":                  {NewBuiltin(), "AddSwap", &agentpb.AddSwapRequest{}, true},
@@ -39,7 +39,7 @@ func TestBuiltin(t *testing.T) {
 		"other spelling":        {NewBuiltin(), "createContainer", &agentpb.CreateContainerRequest{}, true},
 		"another service's":     {NewBuiltin(), "grpc.AgentService/CreateContainer", &agentpb.CreateContainerRequest{}, true},
 		"forward":               {NewBuiltin(), "Forward", &guestpb.ForwardRequest{Port: 8080}, false},
-		"forward switched off":  {NewBuiltin(WithoutForward()), "Forward", &guestpb.ForwardRequest{Port: 8080}, true},
+		"forward, strict":       {NewStrict(), "Forward", &guestpb.ForwardRequest{Port: 8080}, true},
 		"forward, no port":      {NewBuiltin(), "Forward", &guestpb.ForwardRequest{}, true},
 		"forward, port too big": {NewBuiltin(), "Forward", &guestpb.ForwardRequest{Port: 65536 + 22}, true},
 		"forward, other type":   {NewBuiltin(), "Forward", &agentpb.SetPolicyRequest{}, true},

@@ -1,11 +1,3 @@
-// Package policy decides which requests of the host the guest answers at all.
-//
-// The decision is made before anything is done, on the decoded request, by an [Engine]. This package holds the engine that is built in:
-// a fixed table with a reason for each refusal. It never loosens by request: what it denies the host cannot turn on. A policy from the
-// measured document will be a further engine, and the two must then both allow.
-//
-// What a container may look like (mounts, devices, namespaces) is not decided here but where the request is rebuilt, in package
-// container/spec: that holds under every policy.
 package policy
 
 import (
@@ -14,6 +6,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
+
+	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/agentpolicy"
 )
 
 // Engine decides about requests. Implementations are safe for concurrent use.
@@ -21,6 +16,9 @@ type Engine interface {
 	// Allow returns nil for a request that may be carried out. method is the bare name, such as CreateContainer. The error is of class
 	// PermissionDenied and its text, which the host sees, says why; it holds nothing of the request.
 	Allow(ctx context.Context, method string, request proto.Message) error
+	// AllowContainer decides about a container in particular, after Allow: once before anything is done, and once when its images are
+	// there and its process is known, before it exists. facts.Stage says which. Its errors are those of Allow.
+	AllowContainer(ctx context.Context, request *agentpb.CreateContainerRequest, facts *agentpolicy.Facts) error
 }
 
 // deny makes the error of a refusal.

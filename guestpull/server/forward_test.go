@@ -21,7 +21,7 @@ import (
 const patience = 20 * time.Second
 
 // serveForwards serves the streams of a socket, whose path it returns, until the test ends; all its work must end then.
-func serveForwards(t *testing.T, engine policy.Engine) string {
+func serveForwards(t *testing.T, engine Policy) string {
 	t.Helper()
 	f := &fake{}
 	srv, err := New(Options{
@@ -96,7 +96,7 @@ func TestForwards(t *testing.T) {
 	closed := uint16(nobody.Addr().(*net.TCPAddr).Port)
 	nobody.Close()
 	for name, test := range map[string]struct {
-		engine policy.Engine
+		engine Policy
 		port   uint16
 		want   error
 	}{
@@ -104,7 +104,7 @@ func TestForwards(t *testing.T) {
 		"IPv6":           {policy.NewBuiltin(), v6, nil},
 		"nobody listens": {policy.NewBuiltin(), closed, errdefs.ErrUnavailable},
 		"no port":        {policy.NewBuiltin(), 0, errdefs.ErrPermissionDenied},
-		"denied":         {policy.NewBuiltin(policy.WithoutForward()), v4, errdefs.ErrPermissionDenied},
+		"denied":         {policy.NewStrict(), v4, errdefs.ErrPermissionDenied},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := openStream(t, serveForwards(t, test.engine))

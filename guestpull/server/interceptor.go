@@ -16,7 +16,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/coffer-project/coffer/guestpull/container"
-	"github.com/coffer-project/coffer/guestpull/policy"
 )
 
 // maxReason bounds what an error tells the host, in bytes.
@@ -33,7 +32,7 @@ var early = map[string]bool{"Check": true, "Version": true, "GetGuestDetails": t
 
 // gate is what every request passes before anything is done, and what is said of it afterwards.
 type gate struct {
-	engine   policy.Engine
+	engine   Policy
 	complete func(context.Context) error
 }
 

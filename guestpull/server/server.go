@@ -8,11 +8,11 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/coffer-project/coffer/guestpull/container/origin"
 	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/image"
-	"github.com/coffer-project/coffer/guestpull/policy"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	guestpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 	healthpb "github.com/coffer-project/coffer/proto/health"
@@ -94,6 +94,11 @@ type Files interface {
 	RemoveFiles(ctx context.Context, req *guestpb.RemoveFilesRequest) error
 }
 
+// Policy decides about requests; package policy's engines are such.
+type Policy interface {
+	Allow(ctx context.Context, method string, request proto.Message) error
+}
+
 // Phase is a step of the guest's start and how long it took.
 type Phase struct {
 	Name string
@@ -107,7 +112,7 @@ type Options struct {
 	Sandbox    Sandbox
 	Network    Network
 	Files      Files
-	Policy     policy.Engine
+	Policy     Policy
 	// Complete waits until the guest's start is complete; calls that need more than the agent itself wait for it.
 	Complete func(context.Context) error
 	// BootPhases returns the steps of the guest's start.

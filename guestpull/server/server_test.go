@@ -136,12 +136,12 @@ func (f *fake) RemoveFiles(_ context.Context, r *guestpb.RemoveFilesRequest) err
 }
 
 // connect serves the fake on a socket and returns a client.
-func connect(t *testing.T, f *fake, engine policy.Engine) *ttrpc.Client {
+func connect(t *testing.T, f *fake, engine Policy) *ttrpc.Client {
 	t.Helper()
 	return connectTo(t, f, engine, func(context.Context) error { return nil })
 }
 
-func connectTo(t *testing.T, f *fake, engine policy.Engine, complete func(context.Context) error) *ttrpc.Client {
+func connectTo(t *testing.T, f *fake, engine Policy, complete func(context.Context) error) *ttrpc.Client {
 	t.Helper()
 	srv, err := New(Options{
 		Containers: f, Pulls: fakePulls{f}, Sandbox: fakePod{f}, Network: f, Files: f, Policy: engine, AgentVersion: "1.2.3", Init: true,
@@ -291,10 +291,10 @@ func TestIdentifiersAreChecked(t *testing.T) {
 
 func TestPolicyComesFirst(t *testing.T) {
 	f := &fake{}
-	client := connect(t, f, policy.NewBuiltin(policy.WithoutExec()))
+	client := connect(t, f, policy.NewStrict())
 	agent := agentpb.NewAgentServiceClient(client)
 	_, err := agent.ExecProcess(t.Context(), &agentpb.ExecProcessRequest{ContainerId: "c1", ExecId: "e1"})
-	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "ExecProcess is blocked by policy: exec is switched off") {
+	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "ExecProcess is blocked by policy: nobody may run further programs in containers") {
 		t.Errorf("exec: %v", err)
 	}
 	_, err = agent.SetPolicy(t.Context(), &agentpb.SetPolicyRequest{Policy: "package agent_policy"})

@@ -13,7 +13,14 @@ type Guest struct {
 	BrokerURL string
 	// PlainRegistries are hosts reached by http besides the node's http registry.
 	PlainRegistries []string
+	// Policy is the text of a policy.rego. Without one the document asks for development, so that tests may run what they like in their
+	// containers, unless Strict is set.
+	Policy string
+	Strict bool
 }
+
+// developmentOnly is the coffer.toml of a document whose guest believes its host.
+const developmentOnly = "[policy]\ndefault = \"development\"\n"
 
 // PodAnnotations are those of a pod that knows the node's registries and broker.
 func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
@@ -31,6 +38,12 @@ func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
 	}
 	document := initdata.Document{
 		Version: "0.1.0", Algorithm: "sha384", Data: map[string]string{initdata.KeyCDH: cdh.String()},
+	}
+	switch {
+	case guest.Policy != "":
+		document.Data[initdata.KeyPolicy] = guest.Policy
+	case !guest.Strict:
+		document.Data[initdata.KeyCoffer] = developmentOnly
 	}
 	raw, err := document.Encode()
 	if err != nil {

@@ -58,8 +58,11 @@ forbid() { # forbid BINARY WHY PATTERN
 for host in coffer-snapshotter containerd-shim-coffer-v2 coffer-node; do
     forbid "$host" "must not be able to decrypt" "^$mod/(guestpull|owner)(/|\$)|^github.com/containers/ocicrypt|^$mod/proto/keyprovider\$"
 done
+for host in coffer-snapshotter containerd-shim-coffer-v2 coffer-node coffer-pull; do
+    forbid "$host" "decides by no policy" "open-policy-agent"
+done
 forbid coffer-snapshotter "must not reach a registry" 'containerd/v2/core/remotes/docker'
-forbid coffer-guest "must hold no VM driver and no verifier" "^$mod/(shim|snapshotter|owner)(/|\$)|go-sev-guest/verify|go-tdx-guest/verify|open-policy-agent"
+forbid coffer-guest "must hold no VM driver and no verifier" "^$mod/(shim|snapshotter|owner)(/|\$)|go-sev-guest/verify|go-tdx-guest/verify"
 forbid coffer-kbs "must hold no host code" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"
 forbid cofferctl "must hold no host code: coffer-node does" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"
 

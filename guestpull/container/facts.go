@@ -1,0 +1,55 @@
+package container
+
+import (
+	"github.com/coffer-project/coffer/guestpull/container/origin"
+	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/proto/agentpolicy"
+)
+
+// facts is what a policy is told of a container beside the request.
+func (p *plan) facts(stage string) *agentpolicy.Facts {
+	f := &agentpolicy.Facts{Stage: stage, Sandbox: p.sandbox}
+	if p.sandbox {
+		return f
+	}
+	root := imageFacts(p.image, p.pulled)
+	f.Image = &root
+	for _, v := range p.volumes {
+		one := imageFacts(v.request, v.pulled)
+		one.MountPoint = v.mountPoint
+		f.Volumes = append(f.Volumes, one)
+	}
+	return f
+}
+
+func imageFacts(wanted image.Request, pulled *image.Image) agentpolicy.Image {
+	out := agentpolicy.Image{Reference: wanted.Reference, Requested: wanted.Digest}
+	if pulled != nil {
+		out.Target, out.Digest = pulled.TargetDigest.String(), pulled.ManifestDigest.String()
+		config := pulled.Config.Config
+		out.Config = &config
+	}
+	return out
+}
+
+// facts is the same of a container whose process is known.
+func (c *Container) facts(p *plan) *agentpolicy.Facts {
+	f := p.facts(agentpolicy.StageContainer)
+	c.mu.Lock()
+	parts := c.origin
+	c.mu.Unlock()
+	process := p.spec.Process
+	f.Process = &agentpolicy.Process{
+		Args: process.Args, Cwd: process.Cwd, UID: process.User.UID, GID: process.User.GID, Groups: process.User.AdditionalGids,
+		ArgsOrigin: string(parts.Args), CwdOrigin: string(parts.WorkingDir), UserOrigin: string(parts.User), Env: variables(parts),
+	}
+	return f
+}
+
+func variables(parts *origin.Process) []agentpolicy.Variable {
+	out := make([]agentpolicy.Variable, 0, len(parts.Env))
+	for _, v := range parts.Env {
+		out = append(out, agentpolicy.Variable{Name: v.Name, Value: v.Value, Origin: string(v.Origin), Verified: v.Verified})
+	}
+	return out
+}

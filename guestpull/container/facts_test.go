@@ -1,0 +1,62 @@
+package container
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/proto/agentpolicy"
+)
+
+// TestPolicyStages: the policy is asked before anything is done, and again when everything is known and nothing runs.
+func TestPolicyStages(t *testing.T) {
+	f := newFakes(t)
+	f.images.config.Cmd = []string{"/app"}
+	req := f.request("c1")
+	req.OCI.Process.Args = nil
+	req.OCI.Process.Env = []string{"OWN=1"}
+	if err := f.Create(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.policy.told) != 2 {
+		t.Fatalf("asked %d times", len(f.policy.told))
+	}
+	first, second := f.policy.told[0], f.policy.told[1]
+	if first.Stage != agentpolicy.StageRequest || first.Process != nil || first.Image.Digest != "" || first.Image.Reference != "registry.test/app:1" {
+		t.Errorf("before: %+v", first)
+	}
+	if second.Stage != agentpolicy.StageContainer || second.Image.Digest != someDigest || second.Image.Config == nil ||
+		!slices.Equal(second.Process.Args, second.Image.Config.Cmd) || second.Process.ArgsOrigin != "image" {
+		t.Errorf("after: %+v", second)
+	}
+	if i := slices.IndexFunc(second.Process.Env, func(v agentpolicy.Variable) bool { return v.Name == "OWN" }); i < 0 || second.Process.Env[i].Origin != "host" {
+		t.Errorf("variables: %+v", second.Process.Env)
+	}
+}
+
+func TestPolicyRefuses(t *testing.T) {
+	for _, stage := range []string{agentpolicy.StageRequest, agentpolicy.StageContainer} {
+		t.Run(stage, func(t *testing.T) {
+			f := newFakes(t)
+			f.policy.refuse = stage
+			if err := f.Create(t.Context(), f.request("c1")); !errors.Is(err, errdefs.ErrPermissionDenied) {
+				t.Fatalf("error: %v", err)
+			}
+			if calls := f.runtime.calls; len(calls) > 0 {
+				t.Errorf("the runtime was called: %v", calls)
+			}
+			if pulled := f.images.last.Reference != ""; pulled != (stage == agentpolicy.StageContainer) || len(f.images.held) > 0 {
+				t.Errorf("image pulled: %t, held: %v", pulled, f.images.held)
+			}
+			if _, err := os.Stat(f.rootfs("c1")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("something is left: %v", err)
+			}
+			if _, err := f.get("c1"); !errors.Is(err, errdefs.ErrNotFound) {
+				t.Errorf("the container is there: %v", err)
+			}
+		})
+	}
+}

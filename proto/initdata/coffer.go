@@ -1,0 +1,58 @@
+package initdata
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+)
+
+// KeyCoffer is the entry of Document.Data that Coffer alone knows: coffer.toml.
+const KeyCoffer = "coffer.toml"
+
+// What holds where a document brings no policy.
+const (
+	// DefaultStrict runs what the verified images say, and lets nobody look in.
+	DefaultStrict = "strict"
+	// DefaultDevelopment believes the host in what runs, and lets it run programs in containers. It is the document's own word, so whoever
+	// releases keys by the document's digest knows.
+	DefaultDevelopment = "development"
+)
+
+// CofferConfig is coffer.toml.
+type CofferConfig struct {
+	Policy struct {
+		// Default is DefaultStrict or DefaultDevelopment; empty means DefaultStrict.
+		Default string `toml:"default"`
+	} `toml:"policy"`
+}
+
+// ParseCoffer reads coffer.toml strictly. Faults are InvalidArgument.
+func ParseCoffer(text string) (*CofferConfig, error) {
+	var c CofferConfig
+	if err := decodeTOML([]byte(text), &c); err != nil {
+		return nil, fmt.Errorf("%s: %w", KeyCoffer, err)
+	}
+	switch c.Policy.Default {
+	case "":
+		c.Policy.Default = DefaultStrict
+	case DefaultStrict, DefaultDevelopment:
+	default:
+		return nil, fmt.Errorf("%s: policy.default %q is neither %q nor %q: %w", KeyCoffer, clip(c.Policy.Default), DefaultStrict, DefaultDevelopment, errdefs.ErrInvalidArgument)
+	}
+	return &c, nil
+}
+
+// PolicyDefault returns which default the document asks for, empty when it brings a policy. InvalidArgument: it asks for both.
+func (d *Document) PolicyDefault() (string, error) {
+	c, err := ParseCoffer(d.Data[KeyCoffer])
+	if err != nil {
+		return "", err
+	}
+	if _, has := d.Data[KeyPolicy]; !has {
+		return c.Policy.Default, nil
+	}
+	if c.Policy.Default != DefaultStrict {
+		return "", fmt.Errorf("document brings %s, and %s asks for the default %q: remove one: %w", KeyPolicy, KeyCoffer, c.Policy.Default, errdefs.ErrInvalidArgument)
+	}
+	return "", nil
+}
