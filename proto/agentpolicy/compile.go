@@ -72,8 +72,7 @@ func parse(text string) (*ast.Module, error) {
 	if old, oldErr := read(ast.RegoV0); oldErr == nil {
 		return old, nil
 	}
-	var list ast.Errors
-	if errors.As(err, &list) {
+	if list, ok := errors.AsType[ast.Errors](err); ok {
 		return nil, faults(list)
 	}
 	return nil, fmt.Errorf("policy: %.200q: %w", err.Error(), errdefs.ErrInvalidArgument)

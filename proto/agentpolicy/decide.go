@@ -207,8 +207,7 @@ func (p *Policy) evaluate(ctx context.Context, rule string, input map[string]any
 
 // evaluationFault names the line and not the values: those are the request's.
 func evaluationFault(rule string, err error) error {
-	var fault *topdown.Error
-	if errors.As(err, &fault) && fault.Location != nil {
+	if fault, ok := errors.AsType[*topdown.Error](err); ok && fault.Location != nil {
 		return fmt.Errorf("%s cannot be decided (policy line %d: %s): %w", rule, fault.Location.Row, fault.Code, errdefs.ErrInvalidArgument)
 	}
 	return fmt.Errorf("%s cannot be decided: %w", rule, errdefs.ErrInvalidArgument)

@@ -20,7 +20,7 @@ func TestPolicyDefault(t *testing.T) {
 		"policy, strict":  {"[policy]\ndefault = \"strict\"\n", "package agent_policy", "", nil},
 		"both":            {"[policy]\ndefault = \"development\"\n", "package agent_policy", "", errdefs.ErrInvalidArgument},
 		"other default":   {"[policy]\ndefault = \"lenient\"\n", "", "", errdefs.ErrInvalidArgument},
-		"unknown key":     {"[policy]\ndefualt = \"development\"\n", "", "", errdefs.ErrInvalidArgument},
+		"unknown key":     {"[policy]\nfallback = \"development\"\n", "", "", errdefs.ErrInvalidArgument},
 		"not TOML at all": {"development", "", "", errdefs.ErrInvalidArgument},
 	} {
 		d := &Document{Data: map[string]string{}}
