@@ -77,7 +77,7 @@ func (m *Manager) giveUp(ctx context.Context, c *Container) error {
 
 // createSandbox makes the stand-in for a sandbox container: a process that waits. It has no image and no root of its own.
 func (m *Manager) createSandbox(ctx context.Context, c *Container, p *plan, req *agentpb.CreateContainerRequest) error {
-	if err := m.Policy.AllowContainer(ctx, req, p.facts(agentpolicy.StageContainer)); err != nil {
+	if err := m.Policy.AllowContainer(ctx, req, m.facts(p, agentpolicy.StageContainer)); err != nil {
 		return err
 	}
 	for name, value := range p.sysctls {
@@ -123,7 +123,7 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan, req
 		return err
 	}
 	// Nothing of it exists yet but files.
-	if err := m.Policy.AllowContainer(ctx, req, c.facts(p)); err != nil {
+	if err := m.Policy.AllowContainer(ctx, req, m.processFacts(c, p)); err != nil {
 		return err
 	}
 	for name, value := range p.sysctls {

@@ -1,14 +1,16 @@
 package container
 
 import (
+	"slices"
+
 	"github.com/coffer-project/coffer/guestpull/container/origin"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/proto/agentpolicy"
 )
 
 // facts is what a policy is told of a container beside the request.
-func (p *plan) facts(stage string) *agentpolicy.Facts {
-	f := &agentpolicy.Facts{Stage: stage, Sandbox: p.sandbox}
+func (m *Manager) facts(p *plan, stage string) *agentpolicy.Facts {
+	f := &agentpolicy.Facts{Stage: stage, Sandbox: p.sandbox, Running: m.running(p.id)}
 	if p.sandbox {
 		return f
 	}
@@ -32,9 +34,23 @@ func imageFacts(wanted image.Request, pulled *image.Image) agentpolicy.Image {
 	return out
 }
 
-// facts is the same of a container whose process is known.
-func (c *Container) facts(p *plan) *agentpolicy.Facts {
-	f := p.facts(agentpolicy.StageContainer)
+// running lists the containers in which something runs or is about to, but for one.
+func (m *Manager) running(but string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := []string{}
+	for id, c := range m.containers {
+		if state := c.State(); id != but && state != StateStopped && state != StateRemoving {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// processFacts is the same of a container whose process is known.
+func (m *Manager) processFacts(c *Container, p *plan) *agentpolicy.Facts {
+	f := m.facts(p, agentpolicy.StageContainer)
 	c.mu.Lock()
 	parts := c.origin
 	c.mu.Unlock()

@@ -75,7 +75,7 @@ func (m *Manager) newPlan(ctx context.Context, req *agentpb.CreateContainerReque
 	if err != nil {
 		return nil, err
 	}
-	if err := m.Policy.AllowContainer(ctx, req, p.facts(agentpolicy.StageRequest)); err != nil {
+	if err := m.Policy.AllowContainer(ctx, req, m.facts(p, agentpolicy.StageRequest)); err != nil {
 		return nil, err
 	}
 	return p, m.buildSpec(p, req)

@@ -13,7 +13,7 @@ const (
 	StageContainer = "container"
 )
 
-// Facts is what Coffer adds to a request: input.coffer. Every request has Method; CreateContainerRequest has the rest.
+// Facts is what Coffer adds to a request: input.coffer. Every request has Method; CreateContainerRequest has the rest, where it applies.
 type Facts struct {
 	// Method is the name of the call, such as ReadStdout, which shares ReadStreamRequest with ReadStderr.
 	Method string `json:"method"`
@@ -21,6 +21,8 @@ type Facts struct {
 	Stage string `json:"stage,omitempty"`
 	// Sandbox: the request is for the stand-in of a sandbox container. It has no image, and no program of the host's choice runs.
 	Sandbox bool `json:"sandbox"`
+	// Running are the containers whose process has not ended, by id.
+	Running []string `json:"running"`
 	// Image is the root's.
 	Image *Image `json:"image,omitempty"`
 	// Volumes are images that are mounted beside the root, in the order of their storages.
