@@ -75,7 +75,7 @@ func writeInitData(t *testing.T, path, registry string) {
 	t.Helper()
 	document := initdata.Document{Version: "0.1.0", Algorithm: "sha256", Data: map[string]string{
 		initdata.KeyCoffer: "[policy]\ndefault = \"development\"\n",
-		initdata.KeyCDH: fmt.Sprintf("[[image.registry_config.registry]]\nlocation = %q\ninsecure = true\n", registry),
+		initdata.KeyCDH:    fmt.Sprintf("[[image.registry_config.registry]]\nlocation = %q\ninsecure = true\n", registry),
 	}}
 	raw, err := document.Encode()
 	must(t, err)
