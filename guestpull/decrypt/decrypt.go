@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -70,9 +69,9 @@ func New(source KeySource) *Decrypter {
 	return &Decrypter{source: source, keks: map[string][]byte{}}
 }
 
-// Unlock gets the key of an encrypted layer. open deciphers the layer's stream and gives io.EOF only when the HMAC holds;
-// keyID names the key that was used. Errors name the layer and, where one was chosen, the key; never their content.
-func (d *Decrypter) Unlock(ctx context.Context, desc ocispec.Descriptor) (open func(io.Reader) io.Reader, keyID string, err error) {
+// Unlock gets the key of an encrypted layer; keyID names the key that was used. Errors name the layer and, where one was
+// chosen, the key; never their content.
+func (d *Decrypter) Unlock(ctx context.Context, desc ocispec.Descriptor) (layer *Layer, keyID string, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("unlock layer %s: %w", desc.Digest, err)
@@ -93,9 +92,9 @@ func (d *Decrypter) Unlock(ctx context.Context, desc ocispec.Descriptor) (open f
 	// Several packets are several recipients; one that opens is enough.
 	var errs []error
 	for _, p := range packets {
-		params, err := d.unwrap(ctx, p, pub)
+		opened, err := d.unwrap(ctx, p, pub)
 		if err == nil {
-			return params.reader, p.KeyID.String(), nil
+			return opened, p.KeyID.String(), nil
 		}
 		if ctx.Err() != nil {
 			return nil, "", ctx.Err()
@@ -106,7 +105,7 @@ func (d *Decrypter) Unlock(ctx context.Context, desc ocispec.Descriptor) (open f
 }
 
 // unwrap opens one packet. A key that was kept and does not fit any more is fetched once again: it may have been replaced.
-func (d *Decrypter) unwrap(ctx context.Context, p *keyprovider.AnnotationPacket, pub *publicOpts) (*params, error) {
+func (d *Decrypter) unwrap(ctx context.Context, p *keyprovider.AnnotationPacket, pub *publicOpts) (*Layer, error) {
 	uri := p.KeyID.String()
 	kek, kept, err := d.kek(ctx, uri)
 	if err != nil {
@@ -239,7 +238,7 @@ func publicOptions(annotations map[string]string) (*publicOpts, error) {
 }
 
 // open unwraps the layer's own key.
-func open(p *keyprovider.AnnotationPacket, kek []byte, pub *publicOpts) (*params, error) {
+func open(p *keyprovider.AnnotationPacket, kek []byte, pub *publicOpts) (*Layer, error) {
 	raw, err := p.Open(kek)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWrongKey, err)
@@ -249,5 +248,5 @@ func open(p *keyprovider.AnnotationPacket, kek []byte, pub *publicOpts) (*params
 		// The cause would quote plaintext. A wrap without authentication shows a wrong key only here.
 		return nil, fmt.Errorf("%w: what it opens is not a key document", ErrWrongKey)
 	}
-	return newParams(&private, pub)
+	return newLayer(&private, pub)
 }

@@ -119,7 +119,7 @@ func TestDecryptsWhatOcicryptEncrypts(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					got, err := io.ReadAll(open(wrapReader(bytes.NewReader(ciphertext))))
+					got, err := io.ReadAll(open.Reader(wrapReader(bytes.NewReader(ciphertext))))
 					if err != nil || !bytes.Equal(got, plain) || id != keyID {
 						t.Fatalf("got %d bytes with key %s, %v", len(got), id, err)
 					}
@@ -150,7 +150,7 @@ func TestVersion2Packet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := io.ReadAll(open(bytes.NewReader(ciphertext))); err != nil || !bytes.Equal(got, plain) {
+	if got, err := io.ReadAll(open.Reader(bytes.NewReader(ciphertext))); err != nil || !bytes.Equal(got, plain) {
 		t.Fatalf("got %d bytes, %v", len(got), err)
 	}
 }
@@ -172,7 +172,7 @@ func TestTampered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := open(bytes.NewReader(change(ciphertext)))
+			r := open.Reader(bytes.NewReader(change(ciphertext)))
 			_, err = io.Copy(io.Discard, r)
 			if !errors.Is(err, ErrTampered) || !errors.Is(err, errdefs.ErrDataLoss) {
 				t.Fatalf("got %v", err)
@@ -320,7 +320,7 @@ func FuzzUnlock(f *testing.F) {
 		}
 		// Without the key nobody can make another text that passes. (Workers of the fuzzer have layers of their own, so the
 		// ciphertext is no measure.)
-		if got, err := io.ReadAll(open(bytes.NewReader(body))); err == nil && string(got) != text {
+		if got, err := io.ReadAll(open.Reader(bytes.NewReader(body))); err == nil && string(got) != text {
 			t.Error("a changed layer was accepted")
 		}
 	})
@@ -338,7 +338,7 @@ func BenchmarkReader(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		r := open(bytes.NewReader(ciphertext))
+		r := open.Reader(bytes.NewReader(ciphertext))
 		for err == nil {
 			_, err = r.Read(buf)
 		}

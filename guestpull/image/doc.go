@@ -13,11 +13,13 @@ package image
 
 import (
 	"context"
+	"hash"
 	"io"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/unpack"
 )
 
@@ -27,9 +29,10 @@ type Registry interface {
 	Resolve(ctx context.Context, ref string) (digest.Digest, error)
 	// Manifest returns an index or a manifest of at most limit bytes.
 	Manifest(ctx context.Context, ref string, dgst digest.Digest, limit int64) ([]byte, error)
-	// Blob streams a layer or a configuration; its reader gives io.EOF only for exactly the right bytes.
+	// Blob streams a layer or a configuration; its reader gives io.EOF only for exactly the right bytes. sum, unless nil, is
+	// a hash of the kind of desc.Digest to use, and has taken all that was read whenever a read returns.
 	// An error with Again() true means that another call may reach a place with the right ones; it ends after a few.
-	Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error)
+	Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sum hash.Hash) (io.ReadCloser, error)
 }
 
 // Verifier reads the documents of an image within limits.
@@ -43,8 +46,8 @@ type Verifier interface {
 
 // Decrypter gets the keys of encrypted layers.
 type Decrypter interface {
-	// Unlock returns what deciphers the layer's stream; the reader it makes gives io.EOF only for authentic bytes.
-	Unlock(ctx context.Context, desc ocispec.Descriptor) (open func(io.Reader) io.Reader, keyID string, err error)
+	// Unlock returns what deciphers the layer's stream; the readers it makes give io.EOF only for authentic bytes.
+	Unlock(ctx context.Context, desc ocispec.Descriptor) (layer *decrypt.Layer, keyID string, err error)
 }
 
 // Unpacker turns packed layers into directories.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/coffer-project/coffer/guestpull/unpack"
@@ -105,7 +107,8 @@ func below(ctx context.Context, lower []chan struct{}) error {
 // fill unpacks one layer to dir. When it returns nil, every proof of the layer was given: blob digest, HMAC, diff id.
 func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec *recorder) (*unpack.Deferred, error) {
 	start := time.Now()
-	blob, err := p.registry.Blob(ctx, ref, l.desc)
+	sum, open := l.joint()
+	blob, err := p.registry.Blob(ctx, ref, l.desc, sum)
 	rec.add(phaseFetch, time.Since(start))
 	if err != nil {
 		return nil, err
@@ -113,8 +116,8 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 	defer blob.Close()
 	fetched := rec.stage(phaseFetch, rec.pull.count(blob), nil)
 	packed := &proof{r: fetched}
-	if l.open != nil {
-		packed.r = rec.stage(phaseDecrypt, l.open(fetched), fetched)
+	if l.cipher != nil {
+		packed.r = rec.stage(phaseDecrypt, open(fetched), fetched)
 	}
 	res, err := p.unpacker.Unpack(ctx, dir, packed, unpack.Layer{Compression: l.kind.Compression, Digest: l.diffID.Algorithm()})
 	if err != nil {
@@ -130,6 +133,18 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 	}
 	l.unpacked = res.Size
 	return res.Deferred, nil
+}
+
+// joint returns what deciphers the layer, and the hash for its blob where one pass is enough for both.
+func (l *layer) joint() (sum hash.Hash, open func(io.Reader) io.Reader) {
+	switch {
+	case l.cipher == nil:
+		return nil, nil
+	case l.desc.Digest.Algorithm() == digest.SHA256:
+		return l.cipher.Joint()
+	default:
+		return nil, l.cipher.Reader
+	}
 }
 
 // proof notes whether the verdict on a stream was heard: io.EOF itself, which the stages below give for the right bytes only.

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/mediatype"
 )
 
@@ -32,9 +33,9 @@ type layer struct {
 	diffID digest.Digest
 	// id is the layer's name in the store.
 	id digest.Digest
-	// open deciphers the layer; nil for plain layers.
-	open  func(io.Reader) io.Reader
-	keyID string
+	// cipher deciphers the layer; nil for plain layers.
+	cipher *decrypt.Layer
+	keyID  string
 	// unpacked is the sum of file sizes, known after the layer was unpacked.
 	unpacked int64
 }
@@ -90,7 +91,7 @@ func (p *Puller) target(ctx context.Context, req Request) (digest.Digest, error)
 
 // configure fetches the configuration and matches its layers with those of the manifest.
 func (p *Puller) configure(ctx context.Context, found *resolved, manifest *ocispec.Manifest, platform string) error {
-	rc, err := p.registry.Blob(ctx, found.ref, manifest.Config)
+	rc, err := p.registry.Blob(ctx, found.ref, manifest.Config, nil)
 	if err != nil {
 		return err
 	}
@@ -126,11 +127,11 @@ func (p *Puller) unlock(ctx context.Context, found *resolved, rec *recorder) err
 	parent := digest.Digest("")
 	for _, l := range found.layers {
 		if l.kind.Encrypted {
-			open, keyID, err := p.decrypter.Unlock(ctx, l.desc)
+			cipher, keyID, err := p.decrypter.Unlock(ctx, l.desc)
 			if err != nil {
 				return err
 			}
-			l.open, l.keyID = open, keyID
+			l.cipher, l.keyID = cipher, keyID
 		}
 		l.id = layerID(parent, l)
 		parent = l.id

@@ -186,7 +186,7 @@ func BenchmarkSlowConnections(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				rc, err := c.Blob(b.Context(), addr+"/app:1", img.Layers[0].Desc)
+				rc, err := c.Blob(b.Context(), addr+"/app:1", img.Layers[0].Desc, nil)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -21,11 +21,12 @@ const (
 	realProgress = 1 << 20
 )
 
-// Blob streams a layer or a configuration. The reader gives io.EOF only after desc.Size bytes that match desc.Digest; it
+// Blob streams a layer or a configuration. sum, unless nil, is a hash of the kind of desc.Digest that is used instead of an
+// own one, and has taken all that was read whenever a read returns. The reader gives io.EOF only after desc.Size bytes that match desc.Digest; it
 // never reads further than that, whatever the registry sends. A transfer that breaks, stalls or drips is resumed where it
 // broke, at the same endpoint or at the next one; the digest runs on. An error that implements interface{ Again() bool }
 // and says true came with the bytes of one place where another has not been asked: a second call asks that.
-func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sum hash.Hash) (io.ReadCloser, error) {
 	all, err := c.endpoints(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -38,7 +39,10 @@ func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor) 
 	}
 	// Neither the type nor the URLs of the manifest are used: the second would send the guest to any address that the
 	// author of a manifest likes.
-	b := &blob{ctx: ctx, client: c, ref: ref, dgst: desc.Digest, size: desc.Size, hash: desc.Digest.Algorithm().Hash()}
+	b := &blob{ctx: ctx, client: c, ref: ref, dgst: desc.Digest, size: desc.Size, hash: sum}
+	if sum == nil {
+		b.hash = desc.Digest.Algorithm().Hash()
+	}
 	for _, ep := range c.honest(all, desc.Digest) {
 		if !ep.noPull {
 			b.endpoints = append(b.endpoints, ep)

@@ -258,7 +258,7 @@ func TestEmptyBlob(t *testing.T) {
 	r := registrytest.Start(t)
 	desc := registrytest.Descriptor(ocispec.MediaTypeImageLayer, nil)
 	r.PutBlob(desc.Digest, nil)
-	rc, err := newClient(t, r, nil).Blob(t.Context(), r.Ref("app", "1"), desc)
+	rc, err := newClient(t, r, nil).Blob(t.Context(), r.Ref("app", "1"), desc, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

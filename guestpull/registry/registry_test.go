@@ -45,7 +45,7 @@ func put(r *registrytest.Registry, size int) (string, *registrytest.Image) {
 }
 
 func readBlob(ctx context.Context, c *Client, ref string, img *registrytest.Image) ([]byte, error) {
-	rc, err := c.Blob(ctx, ref, img.Layers[0].Desc)
+	rc, err := c.Blob(ctx, ref, img.Layers[0].Desc, nil)
 	if err != nil {
 		return nil, err
 	}

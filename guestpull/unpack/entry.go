@@ -114,6 +114,9 @@ func (w *writer) file(ctx context.Context, hdr *tar.Header, dir int, base string
 			retErr = fmt.Errorf("close file: %w", err)
 		}
 	}()
+	if err := reserve(fd, hdr); err != nil {
+		return err
+	}
 	if err := w.content(ctx, fd, 0, hdr.Size, body); err != nil {
 		return err
 	}

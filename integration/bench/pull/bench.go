@@ -170,7 +170,7 @@ func (b *bench) target() (string, func() error, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, err
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV, "size=90%,mode=0755"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV, "size=90%,mode=0755,huge=within_size"); err != nil {
 		return "", nil, fmt.Errorf("mount a memory file system: %w", err)
 	}
 	return dir, func() error {

@@ -228,7 +228,7 @@ func (img *image) decrypted(ctx context.Context) ([]byte, mediatype.Compression,
 	if err != nil {
 		return nil, 0, err
 	}
-	open, _, err := decrypt.New(oneKey{}).Unlock(ctx, desc)
+	layer, _, err := decrypt.New(oneKey{}).Unlock(ctx, desc)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -238,7 +238,7 @@ func (img *image) decrypted(ctx context.Context) ([]byte, mediatype.Compression,
 	}
 	defer rc.Close()
 	// A bit more than is inflated, should it not pack at all: the decoder must not see the cut.
-	raw, err := io.ReadAll(io.LimitReader(open(rc), inflateBytes+(1<<20)))
+	raw, err := io.ReadAll(io.LimitReader(layer.Reader(rc), inflateBytes+(1<<20)))
 	return raw, kind.Compression, err
 }
 
