@@ -8,7 +8,7 @@ export COFFER_CACHE
 
 GO       ?= go
 GOBUILD  := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w'
-BINARIES := coffer-snapshotter containerd-shim-coffer-v2 coffer-guest coffer-pull coffer-kbs cofferctl coffer-node
+BINARIES := coffer-snapshotter containerd-shim-coffer-v2 coffer-guest coffer-unpack coffer-pull coffer-kbs cofferctl coffer-node
 GUEST    := $(COFFER_CACHE)/guest
 
 .PHONY: help

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -72,11 +71,11 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	if layers.NoDevices() {
 		options = append(options, unpack.WithDevices())
 	}
-	self, err := os.Executable()
+	program, err := worker.Beside()
 	if err != nil {
-		return nil, fmt.Errorf("find own program: %w", err)
+		return nil, err
 	}
-	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), options...), self, reap.New().Start)
+	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), options...), program, reap.New().Start)
 	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpacker, layers,
 		image.WithParallel(measured.Image.ParallelLayers), image.WithTracker(s.pulls))
 	return image.NewBackground(ctx, puller, s.pullLimit), nil

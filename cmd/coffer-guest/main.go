@@ -17,7 +17,6 @@ import (
 	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/guestpull/server"
 	"github.com/coffer-project/coffer/guestpull/transport"
-	"github.com/coffer-project/coffer/guestpull/unpack/worker"
 	"github.com/coffer-project/coffer/proto/mux"
 )
 
@@ -25,8 +24,6 @@ func main() {
 	switch {
 	case filepath.Base(os.Args[0]) == boot.ModprobeName:
 		os.Exit(boot.ModprobeMain(context.Background(), os.Args[1:]))
-	case len(os.Args) == 2 && os.Args[1] == worker.Arg:
-		os.Exit(worker.Main())
 	case len(os.Args) == 2 && os.Args[1] == holder.Arg:
 		os.Exit(holder.Main())
 	case os.Getpid() == 1:

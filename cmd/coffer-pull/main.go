@@ -15,7 +15,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/coffer-project/coffer/cmd/internal/args"
-	"github.com/coffer-project/coffer/guestpull/unpack/worker"
 
 	// A guest has no certificate store of its own.
 	_ "golang.org/x/crypto/x509roots/fallback"
@@ -29,9 +28,6 @@ Exit codes: 0 done, 2 wrong command line, 3 image or key not found, 4 registry o
 refused, 6 image malformed, changed or of a kind that is not supported, 7 no room, 130 and 143 interrupted, 1 all else.`
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == worker.Arg {
-		os.Exit(worker.Main())
-	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithCancel(context.Background())

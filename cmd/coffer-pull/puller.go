@@ -36,8 +36,8 @@ func pullerFlags() []cli.Flag {
 	}
 }
 
-// workerProgram is what unpacks layers: this program, started again.
-var workerProgram = os.Executable
+// workerProgram is what unpacks layers.
+var workerProgram = worker.Beside
 
 // newPuller plugs the stages together, over a store in root.
 func newPuller(c *cli.Context, root string, tracker *image.Tracker) (*image.Puller, error) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -24,6 +25,7 @@ func guestCommand() *cli.Command {
 					&cli.PathFlag{Name: "kernel", Required: true, Usage: "Debian linux-image package (`DEB|DIR`), packed or unpacked"},
 					&cli.PathFlag{Name: "runc", Required: true, Usage: "statically linked runc `FILE`"},
 					&cli.PathFlag{Name: "agent", Required: true, Usage: "coffer-guest `FILE`"},
+					&cli.PathFlag{Name: "unpacker", Usage: "coffer-unpack `FILE` (default: the one beside the agent)"},
 					&cli.PathFlag{Name: "out", Required: true, Usage: "`DIR` for vmlinux, vmlinuz, initrd.cpio and manifest.json"},
 				},
 				Action: buildGuest,
@@ -42,7 +44,10 @@ func buildGuest(c *cli.Context) error {
 	if c.Args().Present() {
 		return fmt.Errorf("guest build takes no arguments, got %q", c.Args().First())
 	}
-	in := guestimage.Inputs{Kernel: c.Path("kernel"), Runc: c.Path("runc"), Agent: c.Path("agent")}
+	in := guestimage.Inputs{Kernel: c.Path("kernel"), Runc: c.Path("runc"), Agent: c.Path("agent"), Unpacker: c.Path("unpacker")}
+	if in.Unpacker == "" {
+		in.Unpacker = filepath.Join(filepath.Dir(in.Agent), "coffer-unpack")
+	}
 	m, built, err := guestimage.Build(c.Context, in, c.Path("out"))
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ func (w *writer) content(ctx context.Context, fd int, at, size int64, body io.Re
 			}
 			return err
 		}
-		if hole, err = writeData(fd, at, w.buf[:n]); err != nil {
+		if hole, err = w.calls.writeData(fd, at, w.buf[:n]); err != nil {
 			return err
 		}
 		at += int64(n)
@@ -61,7 +61,7 @@ func (w *writer) content(ctx context.Context, fd int, at, size int64, body io.Re
 }
 
 // writeData writes what is not zero, and returns whether the last part was left out.
-func writeData(fd int, at int64, p []byte) (hole bool, err error) {
+func (c calls) writeData(fd int, at int64, p []byte) (hole bool, err error) {
 	for len(p) > 0 {
 		zero := run(p, true)
 		at += int64(zero)
@@ -70,7 +70,7 @@ func writeData(fd int, at int64, p []byte) (hole bool, err error) {
 		}
 		data := run(p, false)
 		for rest := p[:data]; len(rest) > 0; {
-			n, err := unix.Pwrite(fd, rest, at)
+			n, err := c.pwrite(fd, rest, at)
 			if err != nil && !errors.Is(err, unix.EINTR) {
 				return false, fmt.Errorf("write file: %w", err)
 			}

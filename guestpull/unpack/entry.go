@@ -26,6 +26,7 @@ const (
 // writer makes the entries of one layer in its tree, with as few calls to the kernel as their attributes allow.
 type writer struct {
 	tree      *tree
+	calls     calls
 	whiteouts whiteouts
 	buf       []byte
 
@@ -48,7 +49,7 @@ func (u *Unpacker) newWriter(dir string) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &writer{tree: t, buf: make([]byte, bufferSize), uid: os.Geteuid(), gid: os.Getegid(), umask: u.mask}, nil
+	return &writer{tree: t, calls: u.calls, buf: make([]byte, bufferSize), uid: os.Geteuid(), gid: os.Getegid(), umask: u.mask}, nil
 }
 
 // umask is the process's; where it is unknown, modes are set once more for all files.
@@ -103,14 +104,14 @@ func (w *writer) write(ctx context.Context, hdr *tar.Header, body io.Reader) err
 func (w *writer) file(ctx context.Context, hdr *tar.Header, dir int, base string, body io.Reader) (retErr error) {
 	fd := -1
 	err := w.tree.replace(dir, base, func() (err error) {
-		fd, err = unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(hdr.Mode&permissions))
+		fd, err = w.calls.openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(hdr.Mode&permissions))
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("make file: %w", err)
 	}
 	defer func() {
-		if err := unix.Close(fd); err != nil && retErr == nil {
+		if err := w.calls.close(fd); err != nil && retErr == nil {
 			retErr = fmt.Errorf("close file: %w", err)
 		}
 	}()
@@ -134,7 +135,7 @@ func (w *writer) file(ctx context.Context, hdr *tar.Header, dir int, base string
 			return fmt.Errorf("set mode: %w", err)
 		}
 	}
-	return setTimes(fd, "", hdr.AccessTime, hdr.ModTime, unix.AT_EMPTY_PATH)
+	return w.calls.setTimes(fd, "", hdr.AccessTime, hdr.ModTime, unix.AT_EMPTY_PATH)
 }
 
 // directory makes a directory, or gives one that is there new attributes.
@@ -248,7 +249,7 @@ func (w *writer) attributes(hdr *tar.Header, dir int, base string, there bool) e
 			return err
 		}
 	}
-	return setTimes(dir, base, hdr.AccessTime, hdr.ModTime, unix.AT_SYMLINK_NOFOLLOW)
+	return w.calls.setTimes(dir, base, hdr.AccessTime, hdr.ModTime, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // chmod leaves links alone: a hard link may be one to a symbolic link, which the call would follow.
@@ -308,7 +309,7 @@ func (w *writer) settle() error {
 			}
 			continue
 		}
-		if err := setTimes(dir, path.Base(d.name), d.atime, d.mtime, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := w.calls.setTimes(dir, path.Base(d.name), d.atime, d.mtime, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
 	}
@@ -316,12 +317,12 @@ func (w *writer) settle() error {
 }
 
 // setTimes sets both times; a tar without the one of the last access has it equal to the other.
-func setTimes(dir int, base string, atime, mtime time.Time, flags int) error {
+func (c calls) setTimes(dir int, base string, atime, mtime time.Time, flags int) error {
 	if atime.Before(mtime) {
 		atime = mtime
 	}
 	times := [2]unix.Timespec{timespec(atime), timespec(mtime)}
-	if err := unix.UtimesNanoAt(dir, base, times[:], flags); err != nil {
+	if err := c.utimensat(dir, base, &times, flags); err != nil {
 		return fmt.Errorf("set times: %w", err)
 	}
 	return nil

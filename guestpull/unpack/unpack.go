@@ -69,6 +69,7 @@ type Unpacker struct {
 	space   func(dir string) (int64, error)
 	devices bool
 	place   place
+	calls   calls
 	mask    int64 // of modes that files do not get when they are made
 	spread  func() bool
 	// Decoders of layers that are done; a new one costs as much memory as it keeps.
@@ -89,10 +90,10 @@ func WithDevices() Option {
 	return func(u *Unpacker) { u.devices = true }
 }
 
-// WithOwnRoot says that the root directory of the process is the layer's: there is no /proc, the working directory may be
-// changed, and modes are not masked.
+// WithOwnRoot says that the process is there for one layer alone, whose directory is its root: there is no /proc, the
+// working directory may be changed, modes are not masked, and system calls may hold up everything.
 func WithOwnRoot() Option {
-	return func(u *Unpacker) { u.place, u.mask = ownPlace{}, 0 }
+	return func(u *Unpacker) { u.place, u.calls, u.mask = ownPlace{}, calls{direct: true}, 0 }
 }
 
 // WithSpread makes decompression run beside the rest whenever spread tells that there is a processor to spare.

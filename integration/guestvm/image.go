@@ -56,13 +56,15 @@ func (i *Image) build(kernel, runc string) (err error) {
 	if i.dir, err = os.MkdirTemp("", "guestvm"); err != nil {
 		return err
 	}
-	agent := filepath.Join(i.dir, "init")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "./"+i.program)
-	build.Dir, build.Env = repository, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w: %s", i.program, err, out)
+	in := guestimage.Inputs{Kernel: kernel, Runc: runc, Agent: filepath.Join(i.dir, "init"), Unpacker: filepath.Join(i.dir, "unpack")}
+	for file, program := range map[string]string{in.Agent: i.program, in.Unpacker: "cmd/coffer-unpack"} {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "./"+program)
+		build.Dir, build.Env = repository, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w: %s", program, err, out)
+		}
 	}
-	_, _, err = guestimage.Build(context.Background(), guestimage.Inputs{Kernel: kernel, Runc: runc, Agent: agent}, i.dir)
+	_, _, err = guestimage.Build(context.Background(), in, i.dir)
 	return err
 }
 

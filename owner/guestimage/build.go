@@ -20,14 +20,14 @@ const maxProgram = 256 << 20
 type Inputs struct {
 	// Kernel is a Debian linux-image package, or a directory into which one was unpacked.
 	Kernel string
-	// Runc is a static runc, Agent the coffer-guest program.
-	Runc, Agent string
+	// Runc is a static runc, Agent the coffer-guest program, Unpacker coffer-unpack.
+	Runc, Agent, Unpacker string
 }
 
 // loaded are the inputs in memory.
 type loaded struct {
-	kernel      *kernel
-	runc, agent []byte
+	kernel                *kernel
+	runc, agent, unpacker []byte
 }
 
 // Build makes the image in outDir, creating it if need be, and returns its manifest. built is false when the directory
@@ -40,6 +40,7 @@ func Build(ctx context.Context, in Inputs, outDir string) (m *Manifest, built bo
 	}
 	digests := map[string]string{
 		"kernel": inputs.kernel.digest(), "runc": digest(inputs.runc), "agent": digest(inputs.agent),
+		"unpacker": digest(inputs.unpacker),
 	}
 	switch old, err := Inspect(ctx, outDir); {
 	case err == nil && old.Builder == version && maps.Equal(old.Inputs, digests):
@@ -65,6 +66,9 @@ func load(in Inputs) (*loaded, error) {
 		return nil, err
 	}
 	if l.agent, err = loadProgram("coffer-guest", in.Agent); err != nil {
+		return nil, err
+	}
+	if l.unpacker, err = loadProgram("coffer-unpack", in.Unpacker); err != nil {
 		return nil, err
 	}
 	if l.kernel, err = loadKernel(in.Kernel); err != nil {
@@ -103,14 +107,14 @@ func assemble(ctx context.Context, in *loaded) (map[string][]byte, *Manifest, er
 	if err != nil {
 		return nil, nil, err
 	}
-	initrd, err := archive(tree(in.kernel.version, modules, in.runc, in.agent))
+	initrd, err := archive(tree(in, modules))
 	if err != nil {
 		return nil, nil, fmt.Errorf("pack initramfs: %w", err)
 	}
 	files := map[string][]byte{VmlinuxName: direct, VmlinuzName: in.kernel.vmlinuz, InitrdName: initrd}
 	m := &Manifest{
 		Builder: version, Kernel: in.kernel.version,
-		Initrd: []Part{part("coffer-guest", in.agent), part("runc", in.runc)},
+		Initrd: []Part{part("coffer-guest", in.agent), part("coffer-unpack", in.unpacker), part("runc", in.runc)},
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		m.Files = append(m.Files, part(name, files[name]))

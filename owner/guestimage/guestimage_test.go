@@ -311,7 +311,7 @@ func write(t *testing.T, name string, data []byte, perm os.FileMode) string {
 	return name
 }
 
-// inputs writes a package, runc and agent with the permissions and time.
+// inputs writes a package and programs with the permissions and time.
 func inputs(t *testing.T, perm os.FileMode, at time.Time) Inputs {
 	t.Helper()
 	top := t.TempDir()
@@ -321,11 +321,12 @@ func inputs(t *testing.T, perm os.FileMode, at time.Time) Inputs {
 		names = append(names, name)
 	}
 	in := Inputs{
-		Kernel: write(t, filepath.Join(top, "linux.deb"), fakeDeb(t, names, files), perm),
-		Runc:   write(t, filepath.Join(top, "runc"), fakeVmlinux(false), perm),
-		Agent:  write(t, filepath.Join(top, "agent"), fakeVmlinux(true), perm),
+		Kernel:   write(t, filepath.Join(top, "linux.deb"), fakeDeb(t, names, files), perm),
+		Runc:     write(t, filepath.Join(top, "runc"), fakeVmlinux(false), perm),
+		Agent:    write(t, filepath.Join(top, "agent"), fakeVmlinux(true), perm),
+		Unpacker: write(t, filepath.Join(top, "unpacker"), append(fakeVmlinux(true), 2), perm),
 	}
-	for _, name := range []string{in.Kernel, in.Runc, in.Agent} {
+	for _, name := range []string{in.Kernel, in.Runc, in.Agent, in.Unpacker} {
 		if err := os.Chtimes(name, at, at); err != nil {
 			t.Fatal(err)
 		}
@@ -392,6 +393,7 @@ func TestCache(t *testing.T) {
 		"4 a file is gone":    {func() { os.Remove(filepath.Join(out, VmlinuzName)) }, true},
 		"5 manifest is junk":  {func() { write(t, filepath.Join(out, ManifestName), []byte("{"), 0o644) }, true},
 		"6 another agent":     {func() { write(t, in.Agent, append(fakeVmlinux(true), 1), 0o644) }, true},
+		"7 another unpacker":  {func() { write(t, in.Unpacker, append(fakeVmlinux(true), 3), 0o644) }, true},
 	}
 	names := make([]string, 0, len(changes))
 	for name := range changes {

@@ -24,7 +24,7 @@ const (
 )
 
 // version is the builder's: raise it with every change that alters the bytes it makes.
-const version = 4
+const version = 5
 
 // maxManifest bounds manifest.json, in bytes.
 const maxManifest = 1 << 20
@@ -36,7 +36,7 @@ type Manifest struct {
 	Builder int `json:"builder"`
 	// Kernel is the kernel's release, as uname -r prints it.
 	Kernel string `json:"kernel"`
-	// Inputs are the SHA-256 digests, in hexadecimal, of kernel, runc and agent.
+	// Inputs are the SHA-256 digests, in hexadecimal, of kernel, runc, agent and unpacker.
 	Inputs map[string]string `json:"inputs"`
 	// Files are the image's files, in order of name.
 	Files []Part `json:"files"`

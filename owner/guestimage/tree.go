@@ -24,14 +24,16 @@ var static = []entry{
 }
 
 // tree lists the initramfs.
-func tree(version string, modules *moduleSet, runc, agent []byte) []entry {
+func tree(in *loaded, modules *moduleSet) []entry {
 	entries := slices.Clone(static)
 	entries = append(entries,
-		file("init", 0o755, agent),
-		file("usr/bin/runc", 0o755, runc),
+		file("init", 0o755, in.agent),
+		// Where the agent looks for it: beside itself.
+		file("coffer-unpack", 0o755, in.unpacker),
+		file("usr/bin/runc", 0o755, in.runc),
 		file("etc/coffer/modules", 0o644, modules.order),
 	)
-	base := path.Join("lib/modules", version)
+	base := path.Join("lib/modules", in.kernel.version)
 	dirs := map[string]bool{base: true}
 	for name, data := range modules.files {
 		full := path.Join(base, name)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -45,8 +47,21 @@ type Client struct {
 	unlocked   sync.Once
 }
 
-// New returns a Client whose workers keep the limits of u, which completes layers itself. program calls Main when its
-// first argument is Arg; it must be built without cgo.
+// Beside returns the worker's program, which lies beside the running one.
+func Beside() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", Program, err)
+	}
+	path := filepath.Join(filepath.Dir(self), Program)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("the program that unpacks layers must lie beside %s: %w", filepath.Base(self), err)
+	}
+	return path, nil
+}
+
+// New returns a Client whose workers keep the limits of u, which completes layers itself. program calls Main;
+// it must be built without cgo.
 func New(u *unpack.Unpacker, program string, start Start) *Client {
 	return &Client{Unpacker: u, program: program, start: start, processors: int32(runtime.GOMAXPROCS(0))}
 }

@@ -13,8 +13,9 @@ package worker
 
 import "github.com/containerd/errdefs"
 
-// Arg is the first argument by which main knows that it is to call Main.
-const Arg = "unpack-layer"
+// Program is the name of the worker's program, which does nothing but call Main. It is one of its own because it is started
+// for each layer, and to have nothing in it that the jail would have to keep from it.
+const Program = "coffer-unpack"
 
 const (
 	// blockSize is the size of a block of the ring, slots their number.

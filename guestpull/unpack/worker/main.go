@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -16,6 +17,9 @@ import (
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/guestpull/unpack/worker/jail"
 )
+
+// stages is how many of them there are at most side by side: decompression, and all that comes after.
+const stages = 2
 
 // Main is the worker's whole life; it returns the exit code. The process must have been started by a Client.
 func Main() int {
@@ -46,7 +50,7 @@ func work(conn socket) (_ *unpack.Result, noLandlock bool, err error) {
 	if kind != kindJob || strict(content, &j) != nil {
 		return nil, false, errors.New("receive job: message is something else")
 	}
-	ring, err := unix.Mmap(ringFD, 0, blockSize*slots, unix.PROT_READ, unix.MAP_SHARED)
+	ring, err := unix.Mmap(ringFD, 0, blockSize*slots, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, false, fmt.Errorf("map shared memory: %w", err)
 	}
@@ -57,6 +61,7 @@ func work(conn socket) (_ *unpack.Result, noLandlock bool, err error) {
 	if noLandlock = errors.Is(err, jail.ErrNoLandlock); err != nil && !noLandlock {
 		return nil, false, fmt.Errorf("lock in the process that unpacks the layer: %w", err)
 	}
+	runtime.GOMAXPROCS(stages)
 	s := newSource(conn, ring)
 	opts := []unpack.Option{unpack.WithOwnRoot(), unpack.WithSpread(s.spare.Load), unpack.WithSpace(s.space)}
 	if j.Devices {

@@ -69,9 +69,10 @@ func (c *Client) launch(dir string, l unpack.Layer) (_ *process, retErr error) {
 	for range slots {
 		p.free <- struct{}{}
 	}
-	cmd := exec.Command(c.program, Arg)
+	cmd := exec.Command(c.program)
 	cmd.Dir = "/"
-	cmd.Env = []string{"GOMAXPROCS=2", "GOTRACEBACK=none"}
+	// Few threads, which all have to enter the jail; there may be more afterwards.
+	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
 	cmd.ExtraFiles = []*os.File{theirs, memory, target} // socketFD and so on
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &p.pidfd}
 	if _, p.exit, err = c.start(cmd); err != nil {
@@ -98,7 +99,7 @@ func newRing() (_ *os.File, ring []byte, err error) {
 	f := os.NewFile(uintptr(fd), "layer")
 	err = unix.Ftruncate(fd, blockSize*slots)
 	if err == nil {
-		ring, err = unix.Mmap(fd, 0, blockSize*slots, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		ring, err = unix.Mmap(fd, 0, blockSize*slots, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	}
 	if err == nil {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_FUTURE_WRITE|unix.F_SEAL_SEAL)
