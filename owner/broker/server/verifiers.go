@@ -10,6 +10,7 @@ import (
 	"github.com/coffer-project/coffer/owner/appraise/collateral"
 	"github.com/coffer-project/coffer/owner/appraise/sample"
 	"github.com/coffer-project/coffer/owner/appraise/snp"
+	"github.com/coffer-project/coffer/owner/appraise/tdx"
 	"github.com/coffer-project/coffer/owner/broker/config"
 )
 
@@ -32,7 +33,11 @@ func verifiers(ctx context.Context, c config.Config, references appraise.Referen
 	if err != nil {
 		return nil, err
 	}
-	list := []appraise.Verifier{snpVerifier}
+	tdxVerifier, err := tdx.New(tdx.Options{References: references, Collateral: files, RequireCRL: c.Evidence.RequireCRL})
+	if err != nil {
+		return nil, err
+	}
+	list := []appraise.Verifier{snpVerifier, tdxVerifier}
 	if c.Attest.AllowSample {
 		log.G(ctx).Warn("guests of the sample tee are accepted, which prove nothing")
 		list = append(list, sample.New())

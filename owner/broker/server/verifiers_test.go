@@ -52,7 +52,7 @@ func TestForgedReportsNeedTheirRootsInTheConfiguration(t *testing.T) {
 			c := config.Default()
 			c.Evidence.TestRootsFile = tc.roots
 			list, err := verifiers(ctx, c, references)
-			if err != nil || len(list) != 1 || list[0].TEE() != kbs.TEESNP {
+			if err != nil || len(list) != 2 || list[0].TEE() != kbs.TEESNP || list[1].TEE() != kbs.TEETDX {
 				t.Fatalf("got %v, %v", list, err)
 			}
 			result, err := list[0].Verify(ctx, appraise.Evidence{Raw: raw, ReportData: []byte("x")})
