@@ -7,12 +7,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/coffer-project/coffer/owner/appraise/snp/snptest"
 	"github.com/coffer-project/coffer/owner/broker/brokertest"
 	"github.com/coffer-project/coffer/proto/kbs"
 )
@@ -31,6 +33,10 @@ type guest struct {
 	algorithm jose.KeyAlgorithm
 	cookie    string
 	nonce     string
+
+	// snp makes the guest one of an SNP machine, for which it forges reports; nil means sample.
+	snp    *snptest.Signer
+	report snptest.Report
 }
 
 func newGuest(t *testing.T, b *brokertest.Broker) *guest {
@@ -69,7 +75,11 @@ func (g *guest) send(method, path string, body []byte, edit func(*http.Request))
 
 func (g *guest) auth() {
 	g.t.Helper()
-	w := g.send(http.MethodPost, kbs.PathAuth, []byte(`{"version":"0.4.0","tee":"sample","extra-params":{"supported-hash-algorithms":["sha384"]}}`), nil)
+	tee := kbs.TEESample
+	if g.snp != nil {
+		tee = kbs.TEESNP
+	}
+	w := g.send(http.MethodPost, kbs.PathAuth, fmt.Appendf(nil, `{"version":"0.4.0","tee":%q,"extra-params":{"supported-hash-algorithms":["sha384"]}}`, tee), nil)
 	var challenge kbs.Challenge
 	if err := kbs.Decode(w.Body.Bytes(), kbs.MaxChallenge, &challenge); err != nil || w.Code != http.StatusOK {
 		g.t.Fatalf("auth: status %d, %v", w.Code, err)
@@ -103,7 +113,13 @@ func (g *guest) bind(a *kbs.Attestation) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	a.Evidence.Primary, err = json.Marshal(map[string]any{"svn": "1", "report_data": data})
+	if g.snp != nil {
+		report := g.report
+		report.ReportData = data
+		a.Evidence.Primary, err = g.snp.Evidence(report)
+	} else {
+		a.Evidence.Primary, err = json.Marshal(map[string]any{"svn": "1", "report_data": data})
+	}
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/coffer-project/coffer/owner/appraise"
 	"github.com/coffer-project/coffer/owner/appraise/sample"
+	"github.com/coffer-project/coffer/owner/appraise/snp"
 	"github.com/coffer-project/coffer/owner/broker"
 	"github.com/coffer-project/coffer/owner/broker/admin"
 	"github.com/coffer-project/coffer/owner/broker/audit"
@@ -41,6 +42,8 @@ type Options struct {
 	Names []string
 	// RefuseSample makes the broker behave as if it had been started without --allow-sample.
 	RefuseSample bool
+	// SNPTestRoots makes the broker believe SNP reports forged under these roots; see package snptest.
+	SNPTestRoots snp.Roots
 	// Policy replaces the resource policy.
 	Policy broker.Policy
 	// Now replaces the clock.
@@ -153,6 +156,11 @@ func (b *Broker) assemble(tb testing.TB, o *Options) {
 	references := reference.New(entries, o.Now)
 	policies := policy.New(entries, references, !o.RefuseSample)
 	b.Policies, b.References = policies, references
+	if o.SNPTestRoots != nil {
+		forged, err := snp.New(snp.Options{References: references, TestRoots: o.SNPTestRoots, Now: o.Now})
+		fatal(err)
+		verifiers = append(verifiers, forged)
+	}
 	if o.Policy == nil {
 		o.Policy = policies
 	}
