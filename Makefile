@@ -60,6 +60,10 @@ bench-setup: setup ## install the tools that bench-pull compares with (root; Deb
 bench-boot: setup guest ## measure the start of PODS=10 pods and write out/bench/boot.json and boot.svg (ARGS='--variant NAME=DROP-IN.toml' compares)
 	@$(GO) run ./integration/bench/boot --out out/bench --pods $(or $(PODS),10) $(ARGS)
 
+.PHONY: bench-kbs
+bench-kbs: ## measure handshakes and key reads of coffer-kbs and write out/bench/kbs.json and kbs.svg
+	@$(GO) run ./integration/bench/kbs --out out/bench $(ARGS)
+
 # Packages whose tests boot VMs run one after the other: emulated VMs on a few cores would time each other out.
 VM_TESTS := ./integration/... ./shim/vm/...
 

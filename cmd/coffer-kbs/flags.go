@@ -108,3 +108,21 @@ func keygenCommand() *cli.Command {
 		},
 	}
 }
+
+func rewrapCommand() *cli.Command {
+	return &cli.Command{
+		Name: "rewrap", ArgsUsage: "NEW-MASTER-KEY",
+		Usage: "replace the store's master key: resources stay, brokers that run go on and need the new key at their next start",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "config", Value: config.DefaultPath, Usage: "configuration `FILE` that names the store and its present key"}},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return errors.New("want one argument, the file of the new master key")
+			}
+			conf, err := config.Load(c.String("config"))
+			if err != nil {
+				return err
+			}
+			return conf.Rewrap(c.Context, c.Args().First())
+		},
+	}
+}

@@ -46,6 +46,7 @@ func main() {
 				}},
 			},
 			keygenCommand(),
+			rewrapCommand(),
 		},
 	}
 	if err := app.RunContext(ctx, os.Args); err != nil {

@@ -35,16 +35,13 @@ func kbsRunner(t *testing.T, b *brokertest.Broker, role admin.Role) func(stdin s
 		t.Helper()
 		var out bytes.Buffer
 		app := &cli.App{Name: "cofferctl", Reader: strings.NewReader(stdin), Writer: &out, ErrWriter: io.Discard, Commands: []*cli.Command{kbsCommand()}}
-		if err := os.Setenv("COFFER_KBS_ADMIN_KEY", key); err != nil {
-			t.Fatal(err)
-		}
+		t.Setenv("COFFER_KBS_ADMIN_KEY", key)
 		err := app.RunContext(t.Context(), append([]string{"cofferctl", "kbs"}, args...))
 		return out.String(), err
 	}
 }
 
 func TestKBS(t *testing.T) {
-	t.Setenv("COFFER_KBS_ADMIN_KEY", "") // restored at the end
 	b := brokertest.Start(t, brokertest.Options{})
 	run, audit := kbsRunner(t, b, admin.RoleAdmin), kbsRunner(t, b, admin.RoleAuditor)
 	const measured = `{"snp_launch_measurement":["aa"],"snp_smt_allowed":true}`

@@ -31,8 +31,10 @@ type Store interface {
 
 // Tokens issues and checks attestation results.
 type Tokens interface {
-	Issue(claims ear.Claims, lifetime time.Duration) (string, error)
+	Issue(claims ear.Claims, lifetime time.Duration) (string, *ear.Claims, error)
 	Verify(token string) (*ear.Claims, error)
+	// CheckTime is for claims that Verify returned earlier.
+	CheckTime(claims *ear.Claims) error
 }
 
 // Admins checks the bearer tokens of those who may manage the broker.
@@ -83,6 +85,7 @@ type Broker struct {
 	Options
 	verifiers *appraise.Registry
 	sessions  *sessions
+	verified  *verifiedTokens
 	limiter   *limiter
 	mux       *http.ServeMux
 }
@@ -107,6 +110,7 @@ func New(o Options) (*Broker, error) {
 		Options:   o,
 		verifiers: verifiers,
 		sessions:  sessions,
+		verified:  newVerifiedTokens(o.Tokens),
 		limiter:   newLimiter(o.RequestsPerSecond, o.RequestBurst, o.Now),
 		mux:       http.NewServeMux(),
 	}

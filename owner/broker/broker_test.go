@@ -75,7 +75,7 @@ func token(t *testing.T, o Options) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := o.Tokens.Issue(claims, time.Minute)
+	text, _, err := o.Tokens.Issue(claims, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -138,15 +138,11 @@ func (b *Broker) verifyCPU(ctx context.Context, tee kbs.TEE, attestation *kbs.At
 }
 
 func (b *Broker) issue(claims ear.Claims, rec *audit.Record) (string, error) {
-	token, err := b.Tokens.Issue(claims, b.TokenLifetime)
+	token, issued, err := b.Tokens.Issue(claims, b.TokenLifetime)
 	if err != nil {
 		return "", broken("token could not be issued", err)
 	}
-	issued, err := b.Tokens.Verify(token)
-	if err != nil {
-		return "", broken("own token does not verify", err)
-	}
-	raw, err := json.Marshal(issued)
+	raw, err := issued.JSON()
 	if err != nil {
 		return "", broken("token could not be recorded", err)
 	}

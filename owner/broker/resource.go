@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"encoding/json"
 	"net/http"
 	"strings"
 
@@ -75,15 +74,11 @@ func (b *Broker) claimsOf(r *http.Request, rec *audit.Record) (*ear.Claims, erro
 	if err != nil {
 		return nil, err
 	}
-	claims, err := b.Tokens.Verify(token)
+	claims, digest, err := b.verified.claims(token)
 	if err != nil {
 		return nil, refuse(kbs.KindTokenVerifier, "%s", peerText(err))
 	}
-	raw, err := json.Marshal(claims)
-	if err != nil {
-		return nil, broken("token could not be recorded", err)
-	}
-	rec.ClaimsDigest = audit.ClaimsDigest(raw)
+	rec.ClaimsDigest = digest
 	for _, tee := range []kbs.TEE{kbs.TEESNP, kbs.TEETDX, kbs.TEESample} {
 		if claims.Has(string(tee)) {
 			rec.TEE = string(tee)

@@ -29,12 +29,6 @@ func Canonical(raw []byte) ([]byte, error) {
 	return appendValue(make([]byte, 0, len(raw)), value), nil
 }
 
-// checkJSON refuses what Canonical refuses.
-func checkJSON(raw []byte) error {
-	_, err := parseJSON(raw)
-	return err
-}
-
 // object keeps its members sorted; a map would lose duplicates.
 type object []member
 

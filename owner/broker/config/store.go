@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/coffer-project/coffer/owner/broker/keys"
@@ -40,6 +41,9 @@ func (c Config) OpenStore(ctx context.Context) (_ store.Store, retErr error) {
 
 // Rewrap replaces the master key of the store by another one.
 func (c Config) Rewrap(ctx context.Context, fresh string) (retErr error) {
+	if c.Store.MasterKeyFile == "" {
+		return fmt.Errorf("store.master_key_file is not set: a store that was begun without a key cannot get one later: %w", errdefs.ErrFailedPrecondition)
+	}
 	inner, err := c.openBackend()
 	if err != nil {
 		return err

@@ -43,6 +43,22 @@ type Claims struct {
 	Expires    int64             `json:"exp"` // seconds since 1970
 	VerifierID VerifierID        `json:"ear.verifier-id"`
 	Submods    map[string]Submod `json:"submods"`
+
+	// payload is what was signed, where that is known.
+	payload []byte
+}
+
+// JSON returns the claims' encoding: for those of an issued or verified token the very bytes that were signed. Callers must not change
+// them.
+func (c *Claims) JSON() ([]byte, error) {
+	if c.payload != nil {
+		return c.payload, nil
+	}
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode claims: %w", err)
+	}
+	return raw, nil
 }
 
 // VerifierID says who appraised.

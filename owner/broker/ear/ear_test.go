@@ -71,7 +71,7 @@ func TestLayout(t *testing.T) {
 	key := newKey(t)
 	cert := certificate(t, key)
 	at := now
-	token, err := issuer(t, key, []*x509.Certificate{cert}, &at).Issue(sample(), 5*time.Minute)
+	token, _, err := issuer(t, key, []*x509.Certificate{cert}, &at).Issue(sample(), 5*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestLayout(t *testing.T) {
 func TestVerify(t *testing.T) {
 	key, at := newKey(t), now
 	i := issuer(t, key, nil, &at)
-	token, err := i.Issue(sample(), 5*time.Minute)
+	token, _, err := i.Issue(sample(), 5*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestVerify(t *testing.T) {
 		t.Error("tee is not recognised")
 	}
 	// A header can name any key; only ours counts.
-	foreign, err := issuer(t, newKey(t), nil, &at).Issue(sample(), 6*time.Minute)
+	foreign, _, err := issuer(t, newKey(t), nil, &at).Issue(sample(), 6*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestTEEPublicKeyMissing(t *testing.T) {
 func FuzzVerify(f *testing.F) {
 	at := now
 	i := issuer(f, newKey(f), nil, &at)
-	token, err := issuer(f, newKey(f), nil, &at).Issue(sample(), time.Minute)
+	token, _, err := issuer(f, newKey(f), nil, &at).Issue(sample(), time.Minute)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -52,25 +52,26 @@ func NewIssuer(key *ecdsa.PrivateKey, certs []*x509.Certificate, now func() time
 	return &Issuer{public: &key.PublicKey, signer: signer, now: now}, nil
 }
 
-// Issue fills in the profile and the times and returns the signed token.
-func (i *Issuer) Issue(claims Claims, lifetime time.Duration) (string, error) {
+// Issue fills in the profile and the times and returns the signed token, and the claims as they are in it.
+func (i *Issuer) Issue(claims Claims, lifetime time.Duration) (string, *Claims, error) {
 	claims.Profile = Profile
 	claims.Issuer = issuerName
 	claims.IssuedAt = i.now().Unix()
 	claims.Expires = i.now().Add(lifetime).Unix()
 	payload, err := json.Marshal(claims)
 	if err != nil {
-		return "", fmt.Errorf("encode token: %w", err)
+		return "", nil, fmt.Errorf("encode token: %w", err)
 	}
 	signed, err := i.signer.Sign(payload)
 	if err != nil {
-		return "", fmt.Errorf("sign token: %w", err)
+		return "", nil, fmt.Errorf("sign token: %w", err)
 	}
 	token, err := signed.CompactSerialize()
 	if err != nil {
-		return "", fmt.Errorf("encode token: %w", err)
+		return "", nil, fmt.Errorf("encode token: %w", err)
 	}
-	return token, nil
+	claims.payload = payload
+	return token, &claims, nil
 }
 
 // Verify returns the claims of a token that this key signed and that is valid now. The key in the token's header is never used.
@@ -91,12 +92,21 @@ func (i *Issuer) Verify(token string) (*Claims, error) {
 	if err := json.Unmarshal(payload, &claims); err != nil || claims.Profile != Profile {
 		return nil, fmt.Errorf("token does not hold an attestation result: %w", errdefs.ErrPermissionDenied)
 	}
-	now := i.now()
-	if !now.Before(time.Unix(claims.Expires, 0)) {
-		return nil, fmt.Errorf("token expired at %s: %w", time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339), errdefs.ErrPermissionDenied)
-	}
-	if now.Add(leeway).Before(time.Unix(claims.IssuedAt, 0)) {
-		return nil, fmt.Errorf("token is not valid yet: %w", errdefs.ErrPermissionDenied)
+	claims.payload = payload
+	if err := i.CheckTime(&claims); err != nil {
+		return nil, err
 	}
 	return &claims, nil
+}
+
+// CheckTime returns PermissionDenied unless claims of a verified token are valid now.
+func (i *Issuer) CheckTime(claims *Claims) error {
+	now := i.now()
+	if !now.Before(time.Unix(claims.Expires, 0)) {
+		return fmt.Errorf("token expired at %s: %w", time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339), errdefs.ErrPermissionDenied)
+	}
+	if now.Add(leeway).Before(time.Unix(claims.IssuedAt, 0)) {
+		return fmt.Errorf("token is not valid yet: %w", errdefs.ErrPermissionDenied)
+	}
+	return nil
 }

@@ -92,9 +92,9 @@ func (p *Policies) Allow(ctx context.Context, claims *ear.Claims, resource kbs.R
 	if err != nil {
 		return false, "", err
 	}
-	raw, err := json.Marshal(claims)
+	raw, err := claims.JSON()
 	if err != nil {
-		return false, "", fmt.Errorf("encode claims: %w", err)
+		return false, "", err
 	}
 	in := &rego.Input{JSON: raw, Reference: p.references.Reference, Data: map[string]any{
 		"plugin":        "resource",

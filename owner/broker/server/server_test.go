@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -207,4 +209,178 @@ func TestNewRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A renewed certificate is used without a restart; half of one is not.
+func TestCertificateIsReadAgain(t *testing.T) {
+	c, _ := configured(t)
+	withTLS(t, &c)
+	url, _ := run(t, c)
+	served := func() []byte {
+		t.Helper()
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].Raw
+	}
+	await := func(want []byte) {
+		t.Helper()
+		for t.Context().Err() == nil {
+			if bytes.Equal(served(), want) {
+				return
+			}
+		}
+	}
+	old := served()
+	renewed := c
+	block, _ := pem.Decode(withTLS(t, &renewed))
+	replace := func(from, to string) {
+		t.Helper()
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(to+".new", data, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(to+".new", to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(renewed.Server.TLSCertFile, c.Server.TLSCertFile)
+	if got := served(); !bytes.Equal(got, old) { // its key is not there yet
+		t.Error("half of a certificate was used")
+	}
+	replace(renewed.Server.TLSKeyFile, c.Server.TLSKeyFile)
+	await(block.Bytes)
+}
+
+func TestMetrics(t *testing.T) {
+	c, private := configured(t)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Metrics.Listen = free.Addr().String()
+	free.Close()
+	url, _ := run(t, c)
+	key, err := keys.ParseAdminPrivate(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := client.New(client.Options{URL: url, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.Put(t.Context(), one, []byte("topsecret")); err != nil {
+		t.Fatal(err)
+	}
+	for path, body := range map[string]string{kbs.PathAuth: "{}", kbs.PathAttest: "{}"} {
+		resp, err := http.Post(url+path, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	resp, err := http.Get("http://" + c.Metrics.Listen + kbs.PathMetrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The names of Trustee's metrics.
+	for _, want := range []string{
+		"kbs_build_info{", "kbs_http_requests_total 3", "kbs_http_request_duration_seconds_count 3", "kbs_http_request_size_bytes_sum",
+		"kbs_http_response_size_bytes_sum", "kbs_http_active_connections 0", `kbs_resource_writes_total{resource_path="default/key/1"} 1`,
+		"kbs_policy_evaluations_total 0", "kbs_policy_approvals_total", "kbs_policy_violations_total", "kbs_policy_errors_total",
+		"kbs_attestation_requests_total 1", "kbs_attestation_errors_total 1", "kbs_auth_requests_total 1", "kbs_auth_successes_total 0", "kbs_auth_errors_total 1",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+	if strings.Contains(string(text), "topsecret") {
+		t.Error("metrics show a resource")
+	}
+	if resp, err := http.Get(url + kbs.PathMetrics); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("metrics on the broker's own address: %v, %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
+}
+
+// Each kind of store serves a broker, and what one process stored is there for the next.
+func TestStores(t *testing.T) {
+	for _, kind := range []config.Kind{config.Files, config.Bolt} {
+		for _, master := range []bool{true, false} {
+			c, private := configured(t)
+			c.Store.Kind = kind
+			if !master {
+				c.Store.MasterKeyFile = ""
+			}
+			key, err := keys.ParseAdminPrivate(private)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for round := range 2 {
+				url, stop := run(t, c)
+				admin, err := client.New(client.Options{URL: url, Key: key})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if list, err := admin.List(t.Context()); err != nil || len(list) != round {
+					t.Errorf("%s, round %d: %v, %v", kind, round, list, err)
+				}
+				if err := admin.Put(t.Context(), one, []byte("topsecret")); err != nil {
+					t.Error(err)
+				}
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+			}
+			if plain := holds(t, c.Store.Path, "topsecret"); plain == master {
+				t.Errorf("%s, master key %t: resource in the clear %t", kind, master, plain)
+			}
+			if master {
+				other := filepath.Join(t.TempDir(), "other.key")
+				if err := os.WriteFile(other, keys.NewMaster(), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				wrong := c
+				wrong.Store.MasterKeyFile = other
+				if _, err := New(t.Context(), wrong); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+					t.Errorf("other master key: %v", err)
+				}
+				if err := c.Rewrap(t.Context(), other); err != nil {
+					t.Fatal(err)
+				}
+				_, stop := run(t, wrong)
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// holds reports whether a file, or one below a directory, contains a text.
+func holds(t *testing.T, path, text string) (found bool) {
+	t.Helper()
+	err := filepath.WalkDir(path, func(name string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		raw, err := os.ReadFile(name)
+		found = found || bytes.Contains(raw, []byte(text))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }

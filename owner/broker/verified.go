@@ -1,0 +1,62 @@
+package broker
+
+import (
+	"crypto/sha256"
+	"sync"
+
+	"github.com/coffer-project/coffer/owner/broker/audit"
+	"github.com/coffer-project/coffer/owner/broker/ear"
+)
+
+// Limits on the tokens that are remembered: a guest fetches several keys with one.
+const (
+	maxVerified      = 1024
+	maxVerifiedToken = 16 << 10 // bytes
+)
+
+// verifiedTokens remembers tokens whose signature was good, so that it need not be checked for each key. Their time is checked always.
+type verifiedTokens struct {
+	tokens Tokens
+
+	mu      sync.Mutex
+	byToken map[[sha256.Size]byte]verifiedToken
+}
+
+type verifiedToken struct {
+	claims *ear.Claims
+	digest string
+}
+
+func newVerifiedTokens(tokens Tokens) *verifiedTokens {
+	return &verifiedTokens{tokens: tokens, byToken: map[[sha256.Size]byte]verifiedToken{}}
+}
+
+// claims returns the claims of a valid token and their digest. They are shared: nobody may change them.
+func (v *verifiedTokens) claims(token string) (*ear.Claims, string, error) {
+	sum := sha256.Sum256([]byte(token))
+	v.mu.Lock()
+	known, ok := v.byToken[sum]
+	v.mu.Unlock()
+	if ok {
+		return known.claims, known.digest, v.tokens.CheckTime(known.claims)
+	}
+	claims, err := v.tokens.Verify(token)
+	if err != nil {
+		return nil, "", err
+	}
+	raw, err := claims.JSON()
+	if err != nil {
+		return nil, "", err
+	}
+	known = verifiedToken{claims: claims, digest: audit.ClaimsDigest(raw)}
+	if len(token) > maxVerifiedToken {
+		return known.claims, known.digest, nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.byToken) >= maxVerified {
+		clear(v.byToken)
+	}
+	v.byToken[sum] = known
+	return known.claims, known.digest, nil
+}
