@@ -39,7 +39,7 @@ type run struct {
 type summary struct {
 	CPU  float64 `json:"cpu_s"`
 	Wall float64 `json:"wall_s"`
-	// RSS is the peak of all processes together.
+	// RSS is the peak of all processes together; a page that several have counts once.
 	RSS float64 `json:"rss_mib"`
 	// Target is the peak use of the target by the bytes that the unpacked files need there.
 	Target float64 `json:"peak_target_ratio"`
@@ -49,6 +49,7 @@ type summary struct {
 // better, 1 is the limit; against peers more is better, 2 is half their time.
 type ratios struct {
 	CPUBound      float64  `json:"cpu_vs_bound"`
+	CPULibrary    float64  `json:"cpu_vs_library_bound"`
 	CPUReceive    float64  `json:"cpu_vs_bound_with_receive"`
 	WallBound     float64  `json:"wall_vs_bound"`
 	CPUContainerd *float64 `json:"cpu_vs_containerd,omitempty"`
@@ -163,7 +164,7 @@ func (res *result) sum() {
 		}
 	}
 	res.Ratios = ratios{
-		CPUBound: res.Coffer.CPU / res.Bound.CPU, CPUReceive: res.Coffer.CPU / res.Bound.WithReceive, WallBound: res.Coffer.Wall / res.Bound.Wall,
+		CPUBound: res.Coffer.CPU / res.Bound.CPU, CPULibrary: res.Coffer.CPU / res.Bound.Library, CPUReceive: res.Coffer.CPU / res.Bound.WithReceive, WallBound: res.Coffer.Wall / res.Bound.Wall,
 		CPUContainerd: pairwise(byTool[nameContainerd], byTool[nameCoffer]),
 		CPUSkopeo:     pairwise(byTool[nameSkopeo], byTool[nameCoffer]),
 		CPUBuildah:    pairwise(byTool[nameBuildah], byTool[nameCoffer]),

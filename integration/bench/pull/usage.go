@@ -63,11 +63,11 @@ func (p *peaks) sample() {
 	p.bytes = max(p.bytes, usedBytes(p.target)-p.before)
 	var now, high int64
 	for _, pid := range tree(p.roots) {
-		rss, hwm := memoryOf(pid)
-		now += rss
+		pss, hwm := memoryOf(pid)
+		now += pss
 		high = max(high, hwm)
 	}
-	// One process's own mark misses nothing between two looks.
+	// One process's own mark misses nothing between two looks, and counts no page twice.
 	p.memory = max(p.memory, now, high)
 }
 
@@ -96,23 +96,21 @@ func tree(roots []int) []int {
 	return list
 }
 
-// memoryOf returns what a process has in memory now and had at most, in bytes; 0 when it has ended.
+// memoryOf returns a process's share of what is in memory now (a page that two processes have is half of each one's), and
+// the most that it had there itself, in bytes; 0 when it has ended.
 func memoryOf(pid int) (now, high int64) {
-	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return memoryField(pid, "smaps_rollup", "Pss:"), memoryField(pid, "status", "VmHWM:")
+}
+
+func memoryField(pid int, file, name string) int64 {
+	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file)) // it may have ended
 	for line := range bytes.Lines(raw) {
-		fields := bytes.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		kib, _ := strconv.ParseInt(string(fields[1]), 10, 64)
-		switch string(fields[0]) {
-		case "VmRSS:":
-			now = kib << 10
-		case "VmHWM:":
-			high = kib << 10
+		if fields := bytes.Fields(line); len(fields) > 1 && string(fields[0]) == name {
+			kib, _ := strconv.ParseInt(string(fields[1]), 10, 64)
+			return kib << 10
 		}
 	}
-	return now, high
+	return 0
 }
 
 // daemonCPU is the time that a process and its ended children have spent, in seconds.
