@@ -171,12 +171,12 @@ func (u *Unpacker) Apply(ctx context.Context, dir string, r io.Reader) (size int
 }
 
 func (u *Unpacker) apply(ctx context.Context, w *writer, q *quota) error {
-	for tr := tar.NewReader(q); ; {
+	for tr := newEntries(q); ; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		hdr, err := tr.Next()
-		if err == io.EOF { // a wrapped one is no end
+		if err == io.EOF { //nolint:errorlint // a wrapped one is no end
 			break
 		}
 		if err != nil {
