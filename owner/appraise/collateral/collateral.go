@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/singleflight"
 )
 
 // MaxSize bounds one piece in bytes. The largest ones, TCB tables, have some 20 KiB.
@@ -53,6 +54,8 @@ type Store struct {
 	MaxAge time.Duration
 	// Now is time.Now where nil.
 	Now func() time.Time
+
+	flights singleflight.Group
 }
 
 // Get returns the piece at address, an https URL of one of Hosts. A piece that is not there and may not be asked for is NotFound; the
@@ -72,14 +75,22 @@ func (s *Store) Get(ctx context.Context, address string) (*Piece, error) {
 	if s.Client == nil {
 		return nil, fmt.Errorf("collateral %s is missing: put what %s answers into %s: %w", name, address, s.Dir, errdefs.ErrNotFound)
 	}
-	fresh, fetchErr := s.fetch(ctx, address)
-	if fetchErr != nil {
+	// Guests that start at once on one machine need the same piece: it is asked for once, and not given up when one of them goes.
+	fresh, err, _ := s.flights.Do(name, func() (any, error) {
+		piece, err := s.fetch(context.WithoutCancel(ctx), address)
+		if err != nil {
+			return nil, err
+		}
+		return piece, s.write(name, piece)
+	})
+	if err != nil {
 		if kept != nil {
 			return kept, nil
 		}
-		return nil, fetchErr
+		return nil, err
 	}
-	return fresh, s.write(name, fresh)
+	piece, _ := fresh.(*Piece)
+	return piece, nil
 }
 
 func (s *Store) maxAge() time.Duration {

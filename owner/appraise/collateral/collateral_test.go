@@ -1,13 +1,16 @@
 package collateral
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -84,6 +87,41 @@ func TestNetworkIsAskedOnceAndFillsTheFiles(t *testing.T) {
 	get(3) // the old file serves
 	s = &Store{Dir: dir}
 	get(3) // and serves without a network
+}
+
+// Many guests at once are one question, and each gets the answer.
+func TestQuestionsAreShared(t *testing.T) {
+	const guests = 8
+	var asked atomic.Int32
+	release := make(chan struct{})
+	s := &Store{Dir: t.TempDir(), Client: &http.Client{Transport: network(func(*http.Request) (*http.Response, error) {
+		asked.Add(1)
+		<-release
+		return answer(http.StatusOK, "body"), nil
+	})}}
+	synctest.Test(t, func(t *testing.T) {
+		release = make(chan struct{})
+		failed := make(chan error, guests)
+		for range guests {
+			go func() {
+				piece, err := s.Get(context.Background(), address)
+				if err == nil && string(piece.Body) != "body" {
+					err = errors.New("wrong body")
+				}
+				failed <- err
+			}()
+		}
+		synctest.Wait() // one asks, the others wait for it
+		close(release)
+		for range guests {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
 }
 
 func TestFaultsOfTheNetwork(t *testing.T) {
