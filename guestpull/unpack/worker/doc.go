@@ -19,8 +19,8 @@ const Program = "coffer-unpack"
 
 const (
 	// blockSize is the size of a block of the ring, slots their number.
-	blockSize = 512 << 10
-	slots     = 4
+	blockSize = 1 << 20
+	slots     = 3
 
 	// Descriptors of the worker beside the standard ones.
 	socketFD = 3
