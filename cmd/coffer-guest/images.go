@@ -15,6 +15,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/kbs"
 	"github.com/coffer-project/coffer/guestpull/registry"
+	"github.com/coffer-project/coffer/guestpull/signature"
 	"github.com/coffer-project/coffer/guestpull/store"
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/guestpull/unpack/worker"
@@ -54,6 +55,10 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	if err != nil {
 		return nil, err
 	}
+	pulling, err := imageOptions(ctx, s, measured, client, fetch)
+	if err != nil {
+		return nil, err
+	}
 	dir := measured.Image.WorkDir
 	if !s.init {
 		dir = filepath.Join(s.base, "image") // a development machine keeps its own files as they are
@@ -76,9 +81,22 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 		return nil, err
 	}
 	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), options...), program, reap.New().Start)
-	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpacker, layers,
-		image.WithParallel(measured.Image.ParallelLayers), image.WithTracker(s.pulls))
+	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpacker, layers, pulling...)
 	return image.NewBackground(ctx, puller, s.pullLimit), nil
+}
+
+// imageOptions is how the document wants images to be pulled, and which of them.
+func imageOptions(ctx context.Context, s settings, measured *initdata.CDHConfig, client *registry.Client, fetch registry.Fetch) ([]image.Option, error) {
+	options := []image.Option{image.WithParallel(measured.Image.ParallelLayers), image.WithTracker(s.pulls)}
+	judge, err := signature.New(&measured.Image, client, signature.Fetch(fetch))
+	if err != nil {
+		return nil, err
+	}
+	if judge == nil {
+		log.G(ctx).Info("no image security policy is configured: images are pulled by digest, whoever made them")
+		return options, nil
+	}
+	return append(options, image.WithSignatures(judge)), nil
 }
 
 // newKeys returns the key broker's client, or nil when the document names none.

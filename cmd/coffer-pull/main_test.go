@@ -117,7 +117,7 @@ func TestPull(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &got); err != nil {
 		t.Fatalf("%v in %s", err, text)
 	}
-	if got.Reference != ref || got.ManifestDigest == "" || got.Micros <= 0 || len(got.Phases) != 7 || got.UnpackedBytes != 7 || got.Config.Env[0] != "A=b" {
+	if got.Reference != ref || got.ManifestDigest == "" || got.Micros <= 0 || len(got.Phases) != 8 || got.UnpackedBytes != 7 || got.Config.Env[0] != "A=b" {
 		t.Errorf("report is %+v", got)
 	}
 	if len(got.Layers) != 2 || got.FetchedBytes != got.Layers[0].CompressedBytes+got.Layers[1].CompressedBytes {

@@ -15,6 +15,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/kbs"
 	"github.com/coffer-project/coffer/guestpull/registry"
+	"github.com/coffer-project/coffer/guestpull/signature"
 	"github.com/coffer-project/coffer/guestpull/store"
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/guestpull/unpack/worker"
@@ -87,6 +88,13 @@ func newPuller(c *cli.Context, root string, tracker *image.Tracker) (*image.Pull
 	}
 	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), unpackOpts...), program, worker.StartProcess)
 	opts := []image.Option{image.WithTracker(tracker)}
+	judge, err := signature.New(&measured.Image, client, signature.Fetch(fetch))
+	if err != nil {
+		return nil, err
+	}
+	if judge != nil {
+		opts = append(opts, image.WithSignatures(judge))
+	}
 	if n := c.Int("parallel"); n > 0 {
 		opts = append(opts, image.WithParallel(n))
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -25,8 +26,24 @@ type report struct {
 	FetchedBytes  int64               `json:"fetched_bytes"`
 	UnpackedBytes int64               `json:"unpacked_bytes"`
 	KeyIDs        []string            `json:"key_ids,omitempty"`
+	Verdict       *verdict            `json:"verdict,omitempty"`
 	Layers        []layer             `json:"layers"`
 	Config        ocispec.ImageConfig `json:"config"`
+}
+
+// verdict says which scope of the image security policy decided, and by which keys.
+type verdict struct {
+	Scope    string       `json:"scope"`
+	Accepted []acceptance `json:"accepted"`
+}
+
+type acceptance struct {
+	Rule     string        `json:"rule"`
+	KeyID    string        `json:"key_id,omitempty"`
+	KeyURI   string        `json:"key_uri,omitempty"`
+	Digest   digest.Digest `json:"digest,omitempty"`
+	Identity string        `json:"identity,omitempty"`
+	Form     string        `json:"form,omitempty"`
 }
 
 type phase struct {
@@ -48,6 +65,12 @@ func newReport(img *image.Image, took time.Duration) *report {
 	r := &report{
 		Reference: img.Reference, TargetDigest: img.TargetDigest, ManifestDigest: img.ManifestDigest,
 		Micros: took.Microseconds(), KeyIDs: img.Report.KeyIDs, Config: img.Config.Config,
+	}
+	if v := img.Verdict; v.Scope != "" {
+		r.Verdict = &verdict{Scope: v.Scope}
+		for _, a := range v.Accepted {
+			r.Verdict.Accepted = append(r.Verdict.Accepted, acceptance(a))
+		}
 	}
 	for _, p := range img.Report.Phases {
 		r.Phases = append(r.Phases, phase{Name: p.Name, Micros: p.Micros})
@@ -74,6 +97,11 @@ func (r *report) show(out io.Writer) error {
 	}
 	for _, id := range r.KeyIDs {
 		fmt.Fprintf(w, "key:\t%s\n", id)
+	}
+	if r.Verdict != nil {
+		for _, a := range r.Verdict.Accepted {
+			fmt.Fprintf(w, "policy:\t%s\n", strings.TrimSpace(strings.Join([]string{r.Verdict.Scope, a.Rule, a.KeyID, a.KeyURI}, " ")))
+		}
 	}
 	fmt.Fprintln(w, "\nLAYER\tPACKED\tUNPACKED\tENCRYPTED\tFOLDER")
 	for _, l := range r.Layers {

@@ -24,6 +24,7 @@ func createFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "mirror", Usage: "`PREFIX=LOCATION` to try first for images below PREFIX; LOCATION with http:// in front is insecure; may be repeated"},
 		&cli.StringFlag{Name: "registry-auth", Usage: "key broker's resource `URI` (kbs:///repository/type/tag) that holds a containers-auth.json for registries"},
 		&cli.StringFlag{Name: "registry-hosts", Usage: "`FOLDER` like containerd's certs.d, with a folder per registry that holds its hosts.toml"},
+		&cli.StringFlag{Name: "image-policy", Usage: "which images may run: a containers-policy.json `FILE`, or the resource (kbs:///repository/type/tag) of a key broker that holds one"},
 		&cli.StringFlag{Name: "https-proxy", Usage: "`URL` of the proxy for registries that speak https"},
 		&cli.StringFlag{Name: "http-proxy", Usage: "`URL` of the proxy for registries that speak http"},
 		&cli.StringFlag{Name: "no-proxy", Usage: "comma-separated `HOSTS` to reach without a proxy"},
@@ -132,7 +133,7 @@ func addPolicy(fallback string, doc *initdata.Document) error {
 // generateConfigs writes the configurations that the flags describe, unless whole files were given.
 func generateConfigs(c *cli.Context, doc *initdata.Document) error {
 	described := false
-	for _, name := range []string{"kbs-cert", "extra-ca", "insecure-registry", "mirror", "registry-auth", "https-proxy", "http-proxy", "no-proxy"} {
+	for _, name := range []string{"kbs-cert", "extra-ca", "insecure-registry", "mirror", "registry-auth", "image-policy", "https-proxy", "http-proxy", "no-proxy"} {
 		described = described || c.IsSet(name)
 	}
 	if _, whole := doc.Data[initdata.KeyCDH]; whole {
@@ -177,6 +178,8 @@ type (
 	cdhImage struct {
 		ExtraRoots  []string       `toml:"extra_root_certificates,omitempty"`
 		Credentials string         `toml:"authenticated_registry_credentials_uri,omitempty"`
+		Policy      string         `toml:"image_security_policy,multiline,omitempty"`
+		PolicyURI   string         `toml:"image_security_policy_uri,omitempty"`
 		Registries  *cdhRegistries `toml:"registry_config,omitempty"`
 		Proxy       *cdhProxy      `toml:"image_pull_proxy,omitempty"`
 	}
@@ -205,7 +208,7 @@ func cdhFromFlags(c *cli.Context) (*cdhFile, error) {
 	read := func(name string) string {
 		raw, err := os.ReadFile(name)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("read certificate: %w", err))
+			faults = append(faults, fmt.Errorf("read for the initdata: %w", err))
 		}
 		return string(raw)
 	}
@@ -224,10 +227,16 @@ func cdhFromFlags(c *cli.Context) (*cdhFile, error) {
 	registries, err := registriesFromFlags(c)
 	image.Registries = registries
 	image.Credentials = c.String("registry-auth")
+	switch policy := c.String("image-policy"); {
+	case strings.HasPrefix(policy, "kbs:"):
+		image.PolicyURI = policy
+	case policy != "":
+		image.Policy = read(policy)
+	}
 	if proxy := (cdhProxy{HTTPS: c.String("https-proxy"), HTTP: c.String("http-proxy"), NoProxy: c.String("no-proxy")}); proxy != (cdhProxy{}) {
 		image.Proxy = &proxy
 	}
-	if image.ExtraRoots != nil || registries != nil || image.Credentials != "" || image.Proxy != nil {
+	if image.ExtraRoots != nil || registries != nil || image.Credentials != "" || image.Policy != "" || image.PolicyURI != "" || image.Proxy != nil {
 		file.Image = image
 	}
 	return file, errors.Join(append(faults, err)...)

@@ -1,12 +1,15 @@
 // Package image gets a container image into the guest:
 //
-//	resolve -> verify -> keys -> fetch | decrypt | decompress | apply -> publish
+//	resolve -> verify -> judge -> keys -> fetch | decrypt | decompress | apply -> publish
 //
 // It is the order of these stages and nothing else; each of them is behind a small interface below. Layers run side by
 // side, and within a layer the stages stream: no layer is ever held whole, packed or unpacked, outside of its directory.
 //
 // A layer becomes visible only after its blob digest, its HMAC (where it is encrypted) and its diff id were all found
 // right. Until then it lies in the store's staging directory, and on any error it is removed from there.
+//
+// Where there is an image security policy, it is asked in each pull, by the digests that were resolved, before the key or
+// the first byte of any layer is fetched. Layers that are here from another pull change nothing about that.
 //
 // The package must never take the right to read a layer from the host: what it trusts is digests and keys.
 package image
@@ -21,6 +24,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/unpack"
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
 
 // Registry fetches documents and layers. What it returns matches the digest that was asked for.
@@ -42,6 +46,12 @@ type Verifier interface {
 	Manifest(raw []byte) (*ocispec.Manifest, error)
 	// Config reads a configuration that must list that many layers and be for that platform.
 	Config(raw []byte, layers int, platform string) (*ocispec.Image, error)
+}
+
+// Signatures judges images by the policy of their owner.
+type Signatures interface {
+	// Check decides whether an image may run, and says why it may.
+	Check(ctx context.Context, img imagepolicy.Image) (*imagepolicy.Verdict, error)
 }
 
 // Decrypter gets the keys of encrypted layers.

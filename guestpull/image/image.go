@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
 
 // cleanupTimeout bounds what is done after a pull failed, whose own context may be at its end.
@@ -37,7 +39,9 @@ type Image struct {
 	TargetDigest digest.Digest
 	// ManifestDigest is the manifest for the platform.
 	ManifestDigest digest.Digest
-	Config         ocispec.Image
+	// Verdict says what the image security policy has found. Without a policy it is empty.
+	Verdict imagepolicy.Verdict
+	Config  ocispec.Image
 	// Layers are directories for overlay's lowerdir, lowest first. They live until the container is released.
 	Layers []string
 	Report Report
@@ -50,6 +54,7 @@ type Puller struct {
 	decrypter Decrypter
 	unpacker  Unpacker
 	store     Store
+	judge     Signatures // nil without a policy
 	platform  string
 	parallel  int
 	tracker   *Tracker
@@ -77,6 +82,11 @@ func WithTracker(t *Tracker) Option {
 	return func(p *Puller) { p.tracker = t }
 }
 
+// WithSignatures makes an image security policy decide which images are pulled. Without it every image is.
+func WithSignatures(s Signatures) Option {
+	return func(p *Puller) { p.judge = s }
+}
+
 // New returns a Puller of these stages.
 func New(r Registry, v Verifier, d Decrypter, u Unpacker, s Store, opts ...Option) *Puller {
 	p := &Puller{
@@ -95,7 +105,7 @@ func New(r Registry, v Verifier, d Decrypter, u Unpacker, s Store, opts ...Optio
 
 // Pull gets an image and makes the container the owner of its layers. After an error nothing of it is left behind. The
 // error names the stage and the cause; its class is errdefs': NotFound and Unavailable speak of the registry,
-// PermissionDenied and Unauthenticated of keys and credentials, ResourceExhausted of the guest's memory, DataLoss and
+// PermissionDenied and Unauthenticated of keys, credentials and the image security policy, ResourceExhausted of the guest's memory, DataLoss and
 // FailedPrecondition of content that is not what it should be, InvalidArgument and NotImplemented of the image itself.
 func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr error) {
 	if req.ContainerID == "" {
@@ -118,6 +128,10 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 		return nil, err
 	}
 	rec.pull.resolved(found)
+	if err := p.verdict(ctx, req, found, rec); err != nil {
+		return nil, err
+	}
+	rec.pull.stage(stageAttest)
 	if err := p.unlock(ctx, found, rec); err != nil {
 		return nil, err
 	}
@@ -145,6 +159,7 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 		Reference:      req.Reference,
 		TargetDigest:   found.target,
 		ManifestDigest: found.digest,
+		Verdict:        found.verdict,
 		Config:         *found.config,
 		Layers:         dirs,
 		Report:         rec.report(found),
@@ -153,7 +168,7 @@ func (p *Puller) Pull(ctx context.Context, req Request) (img *Image, retErr erro
 	done := rec.pull.final()
 	log.G(ctx).WithFields(log.Fields{
 		"container": req.ContainerID, "image": req.Reference, "digest": found.digest, "layers": len(dirs), "t_pull": time.Since(start),
-		"bytes": done.BytesFetched, "bytes_per_s": done.Rate,
+		"bytes": done.BytesFetched, "bytes_per_s": done.Rate, "policy": found.verdict.Scope, "signed": found.verdict.Signed(),
 	}).Info("image pulled")
 	return img, nil
 }

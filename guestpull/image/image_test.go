@@ -184,7 +184,7 @@ func TestPull(t *testing.T) {
 
 func checkReport(t *testing.T, r image.Report, encrypted bool) {
 	t.Helper()
-	if len(r.Phases) != 7 || len(r.Layers) != 2 || r.Layers[0].Encrypted != encrypted || r.Layers[0].Unpacked != 1<<20+3 {
+	if len(r.Phases) != 8 || len(r.Layers) != 2 || r.Layers[0].Encrypted != encrypted || r.Layers[0].Unpacked != 1<<20+3 {
 		t.Errorf("report is %+v", r)
 	}
 	if encrypted != (len(r.KeyIDs) == 1) {

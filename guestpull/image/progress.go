@@ -16,6 +16,7 @@ import (
 // Stages of a pull as Progress names them.
 const (
 	stageResolve = "resolve"
+	stageVerify  = "verify"
 	stageAttest  = "attest"
 	stageFetch   = "fetch"
 	stageDone    = "done"
@@ -184,7 +185,7 @@ func (p *tracked) change(change func(*Progress)) {
 // resolved tells what there is to fetch.
 func (p *tracked) resolved(found *resolved) {
 	p.change(func(s *Progress) {
-		s.Stage, s.ManifestDigest, s.Layers = stageAttest, found.digest, len(found.layers)
+		s.Stage, s.ManifestDigest, s.Layers = stageVerify, found.digest, len(found.layers)
 		for _, l := range found.layers {
 			s.Bytes += l.desc.Size
 		}

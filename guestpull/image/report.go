@@ -9,12 +9,14 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	guestpull "github.com/coffer-project/coffer/proto/guestpull/v1"
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
 
 // Phases of a pull, in order.
 const (
 	phaseAttest = iota
 	phaseResolve
+	phaseVerify
 	phaseFetch
 	phaseDecrypt
 	phaseDecompress
@@ -23,7 +25,7 @@ const (
 	phaseCount
 )
 
-var phaseNames = [phaseCount]string{"attest", "resolve", "fetch", "decrypt", "decompress", "apply", "publish"}
+var phaseNames = [phaseCount]string{"attest", "resolve", "verify", "fetch", "decrypt", "decompress", "apply", "publish"}
 
 // Report says what a pull did. It holds no content and no key.
 type Report struct {
@@ -34,6 +36,8 @@ type Report struct {
 	// are there from an earlier pull.
 	Phases []Phase
 	Layers []LayerReport
+	// Verdict is the image security policy's; empty without a policy.
+	Verdict imagepolicy.Verdict
 	// KeyIDs name the keys that were used, each once.
 	KeyIDs []string
 }
@@ -60,6 +64,12 @@ func (r *Report) Proto() *guestpull.PullReport {
 		Reference:      r.Reference,
 		ManifestDigest: r.ManifestDigest.String(),
 		KeyIds:         r.KeyIDs,
+		Verdict:        &guestpull.ImageVerdict{Scope: r.Verdict.Scope},
+	}
+	for _, a := range r.Verdict.Accepted {
+		out.Verdict.Accepted = append(out.Verdict.Accepted, &guestpull.ImageAcceptance{
+			Rule: a.Rule, KeyId: a.KeyID, KeyUri: a.KeyURI, Digest: a.Digest.String(), Identity: a.Identity, Form: a.Form,
+		})
 	}
 	for _, p := range r.Phases {
 		out.Phases = append(out.Phases, &guestpull.Phase{Name: p.Name, Micros: p.Micros})
@@ -100,7 +110,7 @@ func (r *recorder) stage(phase int, src io.Reader, inner *clock) *clock {
 }
 
 func (r *recorder) report(found *resolved) Report {
-	out := Report{Reference: r.reference, ManifestDigest: found.digest}
+	out := Report{Reference: r.reference, ManifestDigest: found.digest, Verdict: found.verdict}
 	for phase, name := range phaseNames {
 		out.Phases = append(out.Phases, Phase{Name: name, Micros: time.Duration(r.spent[phase].Load()).Microseconds()})
 	}

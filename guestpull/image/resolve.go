@@ -12,6 +12,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/mediatype"
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
 
 // maxDocument bounds an index, a manifest or a configuration in bytes while it is fetched.
@@ -24,6 +25,8 @@ type resolved struct {
 	digest digest.Digest
 	config *ocispec.Image
 	layers []*layer
+	// verdict is the image security policy's.
+	verdict imagepolicy.Verdict
 }
 
 // layer is one layer on its way.

@@ -43,11 +43,15 @@ func (e endpoint) repository() string {
 	return repo
 }
 
-// url is the address of a document or blob.
+// url is the address of a document or blob. The object may end in a query.
 func (e endpoint) url(kind, object string) string {
+	object, query, _ := strings.Cut(object, "?")
 	address := e.scheme() + "://" + e.host + path.Join("/", e.root, e.repository(), kind, object)
 	if e.namespace != "" {
-		address += "?ns=" + e.namespace
+		query = strings.TrimPrefix(query+"&ns="+e.namespace, "&")
+	}
+	if query != "" {
+		address += "?" + query
 	}
 	return address
 }

@@ -36,6 +36,7 @@ const (
 type statusError struct {
 	msg   string
 	class error
+	code  int // the status, where there was an answer
 }
 
 func (e *statusError) Error() string { return e.msg }
@@ -208,7 +209,7 @@ func connectionError(req *http.Request, err error, attempts int) error {
 
 // answerError describes an answer with an error status.
 func answerError(req *http.Request, resp *http.Response, attempts int) error {
-	e := &statusError{class: errdefs.ErrFailedPrecondition}
+	e := &statusError{class: errdefs.ErrFailedPrecondition, code: resp.StatusCode}
 	advice := ""
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound:

@@ -10,7 +10,7 @@ import (
 // phases are the steps of a cold start in the order in which they happen. Those from fetch to publish overlap: layers
 // stream through them, and each figure is the time spent in that step alone, summed over the layers.
 var phases = []string{
-	"vm_boot", "agent_ready", "attest", "resolve", "fetch", "decrypt", "decompress", "apply", "publish", "start", "total",
+	"vm_boot", "agent_ready", "attest", "resolve", "verify", "fetch", "decrypt", "decompress", "apply", "publish", "start", "total",
 }
 
 // counts are registry requests by kind.

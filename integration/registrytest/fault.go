@@ -13,6 +13,7 @@ const (
 	Manifest  Kind = "manifest"
 	Config    Kind = "config"
 	LayerBlob Kind = "layer"
+	Referrers Kind = "referrers"
 	Other     Kind = "other"
 )
 

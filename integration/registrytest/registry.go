@@ -42,6 +42,8 @@ type Registry struct {
 	log       []Request
 	user      string
 	password  string
+	lists     bool // the referrers API is served
+	pageSize  int
 
 	closed chan struct{}
 	server *http.Server

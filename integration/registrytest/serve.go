@@ -57,7 +57,7 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 // classify says what a request asks for.
 func (r *Registry) classify(req *http.Request, entry *Request) {
 	path, _ := strings.CutPrefix(req.URL.Path, "/v2/")
-	for _, part := range []string{manifests, uploads, blobs} {
+	for _, part := range []string{manifests, uploads, blobs, referrers} {
 		repo, object, ok := cutLast(path, part)
 		if !ok {
 			continue
@@ -68,6 +68,8 @@ func (r *Registry) classify(req *http.Request, entry *Request) {
 			entry.Kind = Manifest
 		case blobs:
 			entry.Kind = r.kind(object)
+		case referrers:
+			entry.Kind = Referrers
 		}
 		return
 	}
@@ -90,6 +92,8 @@ func (r *Registry) route(w http.ResponseWriter, req *http.Request, entry *Reques
 		r.upload(w, req, entry.Repo, entry.Object)
 	case blobs:
 		r.blob(w, req, entry.Kind, entry.Object)
+	case referrers:
+		r.referrers(w, req, entry.Repo, entry.Object)
 	default:
 		if req.URL.Path != "/v2/" {
 			refuse(w, http.StatusNotFound, "UNSUPPORTED", "no such path")

@@ -32,7 +32,7 @@ const (
 )
 
 // pullPhases are those that a guest's report may name; others are not counted.
-var pullPhases = []string{"attest", "resolve", "fetch", "decrypt", "decompress", "apply", "publish"}
+var pullPhases = []string{"attest", "resolve", "verify", "fetch", "decrypt", "decompress", "apply", "publish"}
 
 // Events counts what shims publish. It is safe for concurrent use.
 type Events struct {

@@ -203,7 +203,8 @@ func (r *Registry) url(parts ...string) string {
 
 // send makes one request, with a second one when the registry asks for credentials and the body can be sent again.
 func (r *Registry) send(ctx context.Context, method, target string, header map[string]string, body *source) (*http.Response, error) {
-	ctx, err := docker.ContextWithRepositoryScope(ctx, r.ref, true)
+	// Who reads alone need not be allowed to write.
+	ctx, err := docker.ContextWithRepositoryScope(ctx, r.ref, method != http.MethodGet)
 	if err != nil {
 		return nil, fmt.Errorf("push to %s: %w", r.ref, err)
 	}
@@ -223,7 +224,7 @@ func (r *Registry) send(ctx context.Context, method, target string, header map[s
 		}
 		resp, err := r.client.Do(req)
 		if err != nil {
-			return nil, fmt.Errorf("push to %s: %w: %w", r.ref, err, errdefs.ErrUnavailable)
+			return nil, fmt.Errorf("talk to registry for %s: %w: %w", r.ref, err, errdefs.ErrUnavailable)
 		}
 		if resp.StatusCode != http.StatusUnauthorized || attempt > 0 || (body != nil && body.n > 0) {
 			return resp, nil

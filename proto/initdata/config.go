@@ -91,6 +91,7 @@ type ImageSettings struct {
 	ExtraRoots []string        `toml:"extra_root_certificates"`
 	Registries *RegistryConfig `toml:"registry_config"`
 
+	// SecurityPolicy is a containers-policy.json, SecurityPolicyURI one that the key broker has. At most one is set.
 	SecurityPolicyURI  string       `toml:"image_security_policy_uri"`
 	SecurityPolicy     string       `toml:"image_security_policy"`
 	SigstoreConfigURI  string       `toml:"sigstore_config_uri"`
@@ -161,16 +162,14 @@ func ParseCDH(text string) (*CDHConfig, error) {
 	return c, nil
 }
 
-// Unsupported lists the keys that are set and that this version cannot honour. Running without them would, for example, skip a
-// signature policy that the author relies on, so a document with any of them is refused.
+// Unsupported lists the keys that are set and that this version cannot honour. Running without them would do less than
+// the author relies on, so a document with any of them is refused.
 func (c *CDHConfig) Unsupported() []string {
 	var keys []string
 	for key, set := range map[string]bool{
-		"credentials":                     len(c.Credentials) > 0,
-		"image.image_security_policy_uri": c.Image.SecurityPolicyURI != "",
-		"image.image_security_policy":     c.Image.SecurityPolicy != "",
-		"image.sigstore_config_uri":       c.Image.SigstoreConfigURI != "",
-		"image.sigstore_config":           c.Image.SigstoreConfig != "",
+		"credentials":               len(c.Credentials) > 0,
+		"image.sigstore_config_uri": c.Image.SigstoreConfigURI != "",
+		"image.sigstore_config":     c.Image.SigstoreConfig != "",
 	} {
 		if set {
 			keys = append(keys, key)

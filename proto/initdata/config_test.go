@@ -34,6 +34,7 @@ kbs_cert = """` + testCA + `"""
 [image]
 work_dir = "/run/image"
 max_concurrent_layer_downloads_per_image = 5
+image_security_policy = '{"default": [{"type": "reject"}]}'
 extra_root_certificates = ["""` + testCA + `"""]
 [image.registry_config]
 unqualified-search-registries = ["docker.io"]
@@ -86,9 +87,12 @@ func TestParseCDHRefuses(t *testing.T) {
 		"location": {"[[image.registry_config.registry]]\nlocation = \"http://x\"", errdefs.ErrInvalidArgument, []string{
 			"registry[0].location"}},
 		"empty registry": {"[[image.registry_config.registry]]\ninsecure = true", errdefs.ErrInvalidArgument, []string{"neither prefix"}},
-		"policy":         {"[image]\nimage_security_policy_uri = \"kbs:///a/b/c\"", errdefs.ErrNotImplemented, []string{"image_security_policy_uri"}},
-		"two unsupported": {"[image]\nsigstore_config = \"x\"\nimage_security_policy = \"x\"", errdefs.ErrNotImplemented, []string{
-			"image.image_security_policy, image.sigstore_config"}},
+		"policy in a file": {"[image]\nimage_security_policy_uri = \"file:///policy.json\"", errdefs.ErrInvalidArgument, []string{
+			"image.image_security_policy_uri", "kbs:///"}},
+		"policy":       {"[image]\nimage_security_policy = \"{}\"", errdefs.ErrInvalidArgument, []string{"image.image_security_policy", "default"}},
+		"two policies": {"[image]\nimage_security_policy = \"{}\"\nimage_security_policy_uri = \"kbs:///a/b/c\"", errdefs.ErrInvalidArgument, []string{"exclude each other"}},
+		"two unsupported": {"[image]\nsigstore_config = \"x\"\n[[credentials]]\npath = \"x\"", errdefs.ErrNotImplemented, []string{
+			"credentials, image.sigstore_config"}},
 		"proxy without a scheme": {"[image.image_pull_proxy]\nhttp_proxy = \"proxy:3128\"", errdefs.ErrInvalidArgument, []string{"image_pull_proxy.http_proxy"}},
 		"no proxy":               {"[image.image_pull_proxy]\nno_proxy = \"a\"", errdefs.ErrInvalidArgument, []string{"names no proxy"}},
 		"file for credentials":   {"[image]\nauthenticated_registry_credentials_uri = \"file:///auth.json\"", errdefs.ErrInvalidArgument, []string{"credentials_uri", "kbs:///"}},

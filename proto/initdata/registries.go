@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 	"github.com/coffer-project/coffer/proto/kbs"
 	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
@@ -48,6 +49,7 @@ func (s *ImageSettings) sources() error {
 	for key, uri := range map[string]string{
 		"authenticated_registry_credentials_uri": s.CredentialsURI,
 		"registry_configuration_uri":             s.RegistryConfigURI,
+		"image_security_policy_uri":              s.SecurityPolicyURI,
 	} {
 		if uri == "" {
 			continue
@@ -59,6 +61,14 @@ func (s *ImageSettings) sources() error {
 	}
 	if s.RegistryConfigURI != "" && s.Registries != nil {
 		faults = append(faults, errors.New("image.registry_configuration_uri and image.registry_config exclude each other"))
+	}
+	if s.SecurityPolicyURI != "" && s.SecurityPolicy != "" {
+		faults = append(faults, errors.New("image.image_security_policy_uri and image.image_security_policy exclude each other"))
+	}
+	if s.SecurityPolicy != "" {
+		if _, err := imagepolicy.Parse([]byte(s.SecurityPolicy)); err != nil {
+			faults = append(faults, fmt.Errorf("image.image_security_policy: %w", err))
+		}
 	}
 	if p := s.Proxy; p != nil {
 		faults = append(faults, checkProxy("https_proxy", p.HTTPS), checkProxy("http_proxy", p.HTTP))

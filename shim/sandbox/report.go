@@ -53,6 +53,7 @@ type ContainerReport struct {
 	Pull         []Phase  `json:"pull,omitempty"`
 	Layers       []Layer  `json:"layers,omitempty"`
 	KeyIDs       []string `json:"key_ids,omitempty"`
+	Verdict      *Verdict `json:"verdict,omitempty"`
 	Process      *Process `json:"process,omitempty"`
 	// Progress is present while the container is being created.
 	Progress *Progress `json:"progress,omitempty"`
@@ -70,6 +71,23 @@ type Process struct {
 	EnvAltered    []string `json:"env_altered,omitempty"`
 	EnvRestored   []string `json:"env_restored,omitempty"`
 	EnvAdded      uint32   `json:"env_added,omitempty"`
+}
+
+// Verdict tells why the guest's image security policy let the image run: the scope of the policy that decided, and for each
+// of its requirements the type and, of sigstoreSigned, the key and what it had signed.
+type Verdict struct {
+	Scope    string       `json:"scope"`
+	Accepted []Acceptance `json:"accepted"`
+}
+
+// Acceptance is one requirement that was met.
+type Acceptance struct {
+	Rule     string `json:"rule"`
+	KeyID    string `json:"key_id,omitempty"`
+	KeyURI   string `json:"key_uri,omitempty"`
+	Digest   string `json:"digest,omitempty"`
+	Identity string `json:"identity,omitempty"`
+	Form     string `json:"form,omitempty"`
 }
 
 // Progress is how far an image pull is; bytes count layers as they are in the registry.
@@ -101,6 +119,14 @@ func (c *ContainerReport) AddPull(pull *guestpullpb.PullReport) {
 	c.ManifestDigest = pull.GetManifestDigest()
 	c.Pull = phases(pull.GetPhases())
 	c.KeyIDs = pull.GetKeyIds()
+	if v := pull.GetVerdict(); v.GetScope() != "" {
+		c.Verdict = &Verdict{Scope: v.GetScope()}
+		for _, a := range v.GetAccepted() {
+			c.Verdict.Accepted = append(c.Verdict.Accepted, Acceptance{
+				Rule: a.GetRule(), KeyID: a.GetKeyId(), KeyURI: a.GetKeyUri(), Digest: a.GetDigest(), Identity: a.GetIdentity(), Form: a.GetForm(),
+			})
+		}
+	}
 	for _, layer := range pull.GetLayers() {
 		c.Layers = append(c.Layers, Layer{
 			Digest: layer.GetDigest(), MediaType: layer.GetMediaType(), CompressedBytes: layer.GetCompressedBytes(),

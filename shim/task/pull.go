@@ -33,7 +33,7 @@ const (
 )
 
 // pullPhases are the phases that a guest may name while it pulls. The shim itself says how a pull ended.
-var pullPhases = []string{"resolve", "attest", "fetch"}
+var pullPhases = []string{"resolve", "verify", "attest", "fetch"}
 
 var stepPattern = lazyregexp.New(`^[a-z][a-z_]{0,31}$`)
 

@@ -153,14 +153,16 @@ type PullReport struct {
 	// reference is what was asked for, manifest_digest what was used.
 	Reference      string `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
 	ManifestDigest string `protobuf:"bytes,2,opt,name=manifest_digest,json=manifestDigest,proto3" json:"manifest_digest,omitempty"`
-	// phases are named attest, resolve, fetch, decrypt, decompress, apply and publish. Layers run in parallel, so their
+	// phases are named attest, resolve, verify, fetch, decrypt, decompress, apply and publish. Layers run in parallel, so their
 	// sum may exceed the time that passed.
 	Phases []*Phase `protobuf:"bytes,3,rep,name=phases,proto3" json:"phases,omitempty"`
 	Layers []*Layer `protobuf:"bytes,4,rep,name=layers,proto3" json:"layers,omitempty"`
 	// key_ids name the keys that were used, never their content.
 	KeyIds []string `protobuf:"bytes,5,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
 	// process is missing as long as it is not known, and from older guests.
-	Process       *ProcessOrigin `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
+	Process *ProcessOrigin `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
+	// verdict is missing from older guests.
+	Verdict       *ImageVerdict `protobuf:"bytes,7,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -237,6 +239,156 @@ func (x *PullReport) GetProcess() *ProcessOrigin {
 	return nil
 }
 
+func (x *PullReport) GetVerdict() *ImageVerdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return nil
+}
+
+// ImageVerdict tells why the image security policy let an image run.
+type ImageVerdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// scope is the part of the policy that decided; empty without a policy.
+	Scope string `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	// accepted has one entry for each requirement of the scope.
+	Accepted      []*ImageAcceptance `protobuf:"bytes,2,rep,name=accepted,proto3" json:"accepted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageVerdict) Reset() {
+	*x = ImageVerdict{}
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageVerdict) ProtoMessage() {}
+
+func (x *ImageVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageVerdict.ProtoReflect.Descriptor instead.
+func (*ImageVerdict) Descriptor() ([]byte, []int) {
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ImageVerdict) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *ImageVerdict) GetAccepted() []*ImageAcceptance {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
+type ImageAcceptance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rule is sigstoreSigned or insecureAcceptAnything. All else is of sigstoreSigned only.
+	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// key_id is the SHA-256 of the key that made the signature, key_uri its name at the key broker, if it has one.
+	KeyId  string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	KeyUri string `protobuf:"bytes,3,opt,name=key_uri,json=keyUri,proto3" json:"key_uri,omitempty"`
+	// digest is what was signed: the manifest, or the index that it is chosen from.
+	Digest string `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	// identity is the name that the signature gives the image, if any, and form how it is stored.
+	Identity      string `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
+	Form          string `protobuf:"bytes,6,opt,name=form,proto3" json:"form,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageAcceptance) Reset() {
+	*x = ImageAcceptance{}
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageAcceptance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageAcceptance) ProtoMessage() {}
+
+func (x *ImageAcceptance) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageAcceptance.ProtoReflect.Descriptor instead.
+func (*ImageAcceptance) Descriptor() ([]byte, []int) {
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ImageAcceptance) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ImageAcceptance) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *ImageAcceptance) GetKeyUri() string {
+	if x != nil {
+		return x.KeyUri
+	}
+	return ""
+}
+
+func (x *ImageAcceptance) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageAcceptance) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *ImageAcceptance) GetForm() string {
+	if x != nil {
+		return x.Form
+	}
+	return ""
+}
+
 // ProcessOrigin tells which parts of a container's first process are what the image's configuration says, which the guest
 // has verified. Each is image or host; arguments also entrypoint: the image's entry point with the host's arguments.
 type ProcessOrigin struct {
@@ -257,7 +409,7 @@ type ProcessOrigin struct {
 
 func (x *ProcessOrigin) Reset() {
 	*x = ProcessOrigin{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +421,7 @@ func (x *ProcessOrigin) String() string {
 func (*ProcessOrigin) ProtoMessage() {}
 
 func (x *ProcessOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[4]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +434,7 @@ func (x *ProcessOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessOrigin.ProtoReflect.Descriptor instead.
 func (*ProcessOrigin) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{4}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProcessOrigin) GetArguments() string {
@@ -344,7 +496,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +508,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[5]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +521,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{5}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Phase) GetName() string {
@@ -399,7 +551,7 @@ type Layer struct {
 
 func (x *Layer) Reset() {
 	*x = Layer{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +563,7 @@ func (x *Layer) String() string {
 func (*Layer) ProtoMessage() {}
 
 func (x *Layer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[6]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +576,7 @@ func (x *Layer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layer.ProtoReflect.Descriptor instead.
 func (*Layer) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{6}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Layer) GetDigest() string {
@@ -471,7 +623,7 @@ type GetContainerUserRequest struct {
 
 func (x *GetContainerUserRequest) Reset() {
 	*x = GetContainerUserRequest{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +635,7 @@ func (x *GetContainerUserRequest) String() string {
 func (*GetContainerUserRequest) ProtoMessage() {}
 
 func (x *GetContainerUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[7]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +648,7 @@ func (x *GetContainerUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetContainerUserRequest.ProtoReflect.Descriptor instead.
 func (*GetContainerUserRequest) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{7}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetContainerUserRequest) GetContainerId() string {
@@ -520,7 +672,7 @@ type ContainerUser struct {
 
 func (x *ContainerUser) Reset() {
 	*x = ContainerUser{}
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[8]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +684,7 @@ func (x *ContainerUser) String() string {
 func (*ContainerUser) ProtoMessage() {}
 
 func (x *ContainerUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[8]
+	mi := &file_proto_guestpull_v1_diagnostics_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +697,7 @@ func (x *ContainerUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerUser.ProtoReflect.Descriptor instead.
 func (*ContainerUser) Descriptor() ([]byte, []int) {
-	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{8}
+	return file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ContainerUser) GetUid() uint32 {
@@ -579,7 +731,7 @@ const file_proto_guestpull_v1_diagnostics_proto_rawDesc = "" +
 	"BootReport\x122\n" +
 	"\x06phases\x18\x01 \x03(\v2\x1a.coffer.guestpull.v1.PhaseR\x06phases\"9\n" +
 	"\x14GetPullReportRequest\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x92\x02\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\xcf\x02\n" +
 	"\n" +
 	"PullReport\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12'\n" +
@@ -587,7 +739,18 @@ const file_proto_guestpull_v1_diagnostics_proto_rawDesc = "" +
 	"\x06phases\x18\x03 \x03(\v2\x1a.coffer.guestpull.v1.PhaseR\x06phases\x122\n" +
 	"\x06layers\x18\x04 \x03(\v2\x1a.coffer.guestpull.v1.LayerR\x06layers\x12\x17\n" +
 	"\akey_ids\x18\x05 \x03(\tR\x06keyIds\x12<\n" +
-	"\aprocess\x18\x06 \x01(\v2\".coffer.guestpull.v1.ProcessOriginR\aprocess\"\xea\x01\n" +
+	"\aprocess\x18\x06 \x01(\v2\".coffer.guestpull.v1.ProcessOriginR\aprocess\x12;\n" +
+	"\averdict\x18\a \x01(\v2!.coffer.guestpull.v1.ImageVerdictR\averdict\"f\n" +
+	"\fImageVerdict\x12\x14\n" +
+	"\x05scope\x18\x01 \x01(\tR\x05scope\x12@\n" +
+	"\baccepted\x18\x02 \x03(\v2$.coffer.guestpull.v1.ImageAcceptanceR\baccepted\"\x9d\x01\n" +
+	"\x0fImageAcceptance\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x17\n" +
+	"\akey_uri\x18\x03 \x01(\tR\x06keyUri\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\tR\x06digest\x12\x1a\n" +
+	"\bidentity\x18\x05 \x01(\tR\bidentity\x12\x12\n" +
+	"\x04form\x18\x06 \x01(\tR\x04form\"\xea\x01\n" +
 	"\rProcessOrigin\x12\x1c\n" +
 	"\targuments\x18\x01 \x01(\tR\targuments\x12\x1f\n" +
 	"\vworking_dir\x18\x02 \x01(\tR\n" +
@@ -631,34 +794,38 @@ func file_proto_guestpull_v1_diagnostics_proto_rawDescGZIP() []byte {
 	return file_proto_guestpull_v1_diagnostics_proto_rawDescData
 }
 
-var file_proto_guestpull_v1_diagnostics_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_proto_guestpull_v1_diagnostics_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_proto_guestpull_v1_diagnostics_proto_goTypes = []any{
 	(*GetBootReportRequest)(nil),    // 0: coffer.guestpull.v1.GetBootReportRequest
 	(*BootReport)(nil),              // 1: coffer.guestpull.v1.BootReport
 	(*GetPullReportRequest)(nil),    // 2: coffer.guestpull.v1.GetPullReportRequest
 	(*PullReport)(nil),              // 3: coffer.guestpull.v1.PullReport
-	(*ProcessOrigin)(nil),           // 4: coffer.guestpull.v1.ProcessOrigin
-	(*Phase)(nil),                   // 5: coffer.guestpull.v1.Phase
-	(*Layer)(nil),                   // 6: coffer.guestpull.v1.Layer
-	(*GetContainerUserRequest)(nil), // 7: coffer.guestpull.v1.GetContainerUserRequest
-	(*ContainerUser)(nil),           // 8: coffer.guestpull.v1.ContainerUser
+	(*ImageVerdict)(nil),            // 4: coffer.guestpull.v1.ImageVerdict
+	(*ImageAcceptance)(nil),         // 5: coffer.guestpull.v1.ImageAcceptance
+	(*ProcessOrigin)(nil),           // 6: coffer.guestpull.v1.ProcessOrigin
+	(*Phase)(nil),                   // 7: coffer.guestpull.v1.Phase
+	(*Layer)(nil),                   // 8: coffer.guestpull.v1.Layer
+	(*GetContainerUserRequest)(nil), // 9: coffer.guestpull.v1.GetContainerUserRequest
+	(*ContainerUser)(nil),           // 10: coffer.guestpull.v1.ContainerUser
 }
 var file_proto_guestpull_v1_diagnostics_proto_depIdxs = []int32{
-	5, // 0: coffer.guestpull.v1.BootReport.phases:type_name -> coffer.guestpull.v1.Phase
-	5, // 1: coffer.guestpull.v1.PullReport.phases:type_name -> coffer.guestpull.v1.Phase
-	6, // 2: coffer.guestpull.v1.PullReport.layers:type_name -> coffer.guestpull.v1.Layer
-	4, // 3: coffer.guestpull.v1.PullReport.process:type_name -> coffer.guestpull.v1.ProcessOrigin
-	0, // 4: coffer.guestpull.v1.Diagnostics.GetBootReport:input_type -> coffer.guestpull.v1.GetBootReportRequest
-	2, // 5: coffer.guestpull.v1.Diagnostics.GetPullReport:input_type -> coffer.guestpull.v1.GetPullReportRequest
-	7, // 6: coffer.guestpull.v1.Diagnostics.GetContainerUser:input_type -> coffer.guestpull.v1.GetContainerUserRequest
-	1, // 7: coffer.guestpull.v1.Diagnostics.GetBootReport:output_type -> coffer.guestpull.v1.BootReport
-	3, // 8: coffer.guestpull.v1.Diagnostics.GetPullReport:output_type -> coffer.guestpull.v1.PullReport
-	8, // 9: coffer.guestpull.v1.Diagnostics.GetContainerUser:output_type -> coffer.guestpull.v1.ContainerUser
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	7,  // 0: coffer.guestpull.v1.BootReport.phases:type_name -> coffer.guestpull.v1.Phase
+	7,  // 1: coffer.guestpull.v1.PullReport.phases:type_name -> coffer.guestpull.v1.Phase
+	8,  // 2: coffer.guestpull.v1.PullReport.layers:type_name -> coffer.guestpull.v1.Layer
+	6,  // 3: coffer.guestpull.v1.PullReport.process:type_name -> coffer.guestpull.v1.ProcessOrigin
+	4,  // 4: coffer.guestpull.v1.PullReport.verdict:type_name -> coffer.guestpull.v1.ImageVerdict
+	5,  // 5: coffer.guestpull.v1.ImageVerdict.accepted:type_name -> coffer.guestpull.v1.ImageAcceptance
+	0,  // 6: coffer.guestpull.v1.Diagnostics.GetBootReport:input_type -> coffer.guestpull.v1.GetBootReportRequest
+	2,  // 7: coffer.guestpull.v1.Diagnostics.GetPullReport:input_type -> coffer.guestpull.v1.GetPullReportRequest
+	9,  // 8: coffer.guestpull.v1.Diagnostics.GetContainerUser:input_type -> coffer.guestpull.v1.GetContainerUserRequest
+	1,  // 9: coffer.guestpull.v1.Diagnostics.GetBootReport:output_type -> coffer.guestpull.v1.BootReport
+	3,  // 10: coffer.guestpull.v1.Diagnostics.GetPullReport:output_type -> coffer.guestpull.v1.PullReport
+	10, // 11: coffer.guestpull.v1.Diagnostics.GetContainerUser:output_type -> coffer.guestpull.v1.ContainerUser
+	9,  // [9:12] is the sub-list for method output_type
+	6,  // [6:9] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_proto_guestpull_v1_diagnostics_proto_init() }
@@ -672,7 +839,7 @@ func file_proto_guestpull_v1_diagnostics_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_guestpull_v1_diagnostics_proto_rawDesc), len(file_proto_guestpull_v1_diagnostics_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

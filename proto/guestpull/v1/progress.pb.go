@@ -84,7 +84,7 @@ type PullProgress struct {
 	Reference string `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"`
 	// manifest_digest is empty until the reference is resolved.
 	ManifestDigest string `protobuf:"bytes,3,opt,name=manifest_digest,json=manifestDigest,proto3" json:"manifest_digest,omitempty"`
-	// phase is resolve (documents), attest (keys), fetch (layers: fetch, decrypt, unpack), done or failed.
+	// phase is resolve (documents), verify (signatures), attest (keys), fetch (layers: fetch, decrypt, unpack), done or failed.
 	Phase string `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Layers and bytes are known from attest on. Bytes count layers as they are in the registry. Layers that are in the
 	// guest from an earlier pull count as done; their bytes are never fetched.
