@@ -29,11 +29,14 @@ func imageCommand() *cli.Command {
 	}
 	return &cli.Command{
 		Name:  "image",
-		Usage: "encrypt, copy and inspect images",
+		Usage: "encrypt, sign, copy and inspect images",
 		Description: "An image is a full reference like registry.example:5000/app:1,\n" +
 			"or oci:FOLDER[:TAG] for a folder in OCI's image layout.",
 		Subcommands: []*cli.Command{
 			copyCommand(registry),
+			keygenCommand(),
+			signCommand(registry),
+			verifyCommand(registry),
 			{
 				Name:      "encrypt",
 				Usage:     "encrypt the layers of an image for guests",

@@ -19,8 +19,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/verify"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
 	"github.com/coffer-project/coffer/integration/require"
-	"github.com/coffer-project/coffer/owner/seal"
-	"github.com/coffer-project/coffer/owner/sign"
+	"github.com/coffer-project/coffer/integration/signtest"
 	"github.com/coffer-project/coffer/proto/initdata"
 )
 
@@ -71,22 +70,11 @@ func (j *judged) policy(requirement string, repos ...string) {
 const wantSigned = `{"type":"sigstoreSigned","keyPath":"` + signKeyURI + `"}`
 
 // sign signs an image with a new key, which the broker has from then on.
-func (j *judged) sign(t *testing.T, img *rt.Image) *sign.Key {
+func (j *judged) sign(t *testing.T, img *rt.Image) *signtest.Key {
 	t.Helper()
-	key, err := sign.Generate("ecdsa-p256")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if j.broker[signKeyURI], err = key.EncodePublic(); err != nil {
-		t.Fatal(err)
-	}
-	target, err := seal.NewRegistry(j.reg.Ref("app", "1"), seal.RegistryOptions{PlainHTTP: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := sign.Sign(t.Context(), target, img.Desc, sign.Options{Key: key, Identity: target.Name()}); err != nil {
-		t.Fatal(err)
-	}
+	key := signtest.NewKey(t, "ecdsa-p256")
+	j.broker[signKeyURI] = signtest.Public(t, key)
+	signtest.Sign(t, j.reg, "app", img.Desc, signtest.Options{Key: key})
 	return key
 }
 

@@ -16,8 +16,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/registry"
 	"github.com/coffer-project/coffer/guestpull/signature"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
-	"github.com/coffer-project/coffer/owner/seal"
-	"github.com/coffer-project/coffer/owner/sign"
+	"github.com/coffer-project/coffer/integration/signtest"
 	"github.com/coffer-project/coffer/proto/imagepolicy"
 	"github.com/coffer-project/coffer/proto/initdata"
 	"github.com/coffer-project/coffer/proto/sigstore"
@@ -40,7 +39,7 @@ type scene struct {
 	index  *rt.Image
 	amd    *rt.Image
 	ref    string // by tag
-	key    *sign.Key
+	key    *signtest.Key
 	broker resources
 }
 
@@ -59,11 +58,9 @@ func newScene(t *testing.T) *scene {
 	return s
 }
 
-func (s *scene) newKey(kind string) *sign.Key {
+func (s *scene) newKey(kind string) *signtest.Key {
 	s.Helper()
-	key, err := sign.Generate(kind)
-	s.must(err)
-	return key
+	return signtest.NewKey(s.T, kind)
 }
 
 func (s *scene) must(err error) {
@@ -75,39 +72,25 @@ func (s *scene) must(err error) {
 
 func (s *scene) name() string { return s.reg.Addr() + "/" + repo }
 
-func pem(t *testing.T, key *sign.Key) []byte {
-	t.Helper()
-	text, err := key.EncodePublic()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
-
 // store is the repository as an image owner sees it.
-func (s *scene) store() *seal.Registry {
+func (s *scene) store() imagepolicy.Repository {
 	s.Helper()
-	store, err := seal.NewRegistry(s.ref, seal.RegistryOptions{PlainHTTP: true})
-	s.must(err)
-	return store
+	return signtest.Repository(s.T, s.reg, repo)
 }
 
 // sign signs a document of the registry.
-func (s *scene) sign(target ocispec.Descriptor, o sign.Options) {
+func (s *scene) sign(target ocispec.Descriptor, o signtest.Options) {
 	s.Helper()
 	if o.Key == nil {
 		o.Key = s.key
 	}
-	if o.Identity == "" {
-		o.Identity = s.name()
-	}
-	s.must(sign.Sign(s.Context(), s.store(), target, o))
+	signtest.Sign(s.T, s.reg, repo, target, o)
 }
 
 // policy wants a signature by the scene's key for the repository.
 func (s *scene) policy(more string) string {
 	s.Helper()
-	return s.rule(`{"type":"sigstoreSigned","keyData":"` + base64.StdEncoding.EncodeToString(pem(s.T, s.key)) + `"` + more + `}`)
+	return s.rule(`{"type":"sigstoreSigned","keyData":"` + base64.StdEncoding.EncodeToString(signtest.Public(s.T, s.key)) + `"` + more + `}`)
 }
 
 func (s *scene) rule(requirements string) string {

@@ -14,7 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	rt "github.com/coffer-project/coffer/integration/registrytest"
-	"github.com/coffer-project/coffer/owner/sign"
+	"github.com/coffer-project/coffer/integration/signtest"
 	"github.com/coffer-project/coffer/proto/imagepolicy"
 	"github.com/coffer-project/coffer/proto/sigstore"
 )
@@ -39,20 +39,20 @@ func TestHostilePayloads(t *testing.T) {
 		"signature of another image": {func(s *scene) {
 			other := rt.NewImage(nil, nil, nil)
 			s.reg.Put(repo, "2", other)
-			s.sign(other.Desc, sign.Options{Forms: []string{sign.FormTag}})
+			s.sign(other.Desc, signtest.Options{Forms: []string{signtest.FormTag}})
 			s.attach(false, s.signed(other.Desc.Digest)...)
 		}, "for another image", errdefs.ErrPermissionDenied},
 		"signature of another name": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Identity: s.reg.Addr() + "/team/other"})
+			s.sign(s.index.Desc, signtest.Options{Identity: s.reg.Addr() + "/team/other"})
 		}, "it is for", errdefs.ErrPermissionDenied},
 		"signature of another tag": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Identity: s.name() + ":2", Forms: []string{sign.FormTag}})
+			s.sign(s.index.Desc, signtest.Options{Identity: s.name() + ":2", Forms: []string{signtest.FormTag}})
 		}, "it is for", errdefs.ErrPermissionDenied},
 		"signature of another key": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Key: s.newKey("ecdsa-p256")})
+			s.sign(s.index.Desc, signtest.Options{Key: s.newKey("ecdsa-p256")})
 		}, "not made with the policy's key", errdefs.ErrPermissionDenied},
 		"payload cut": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormTag}})
+			s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormTag}})
 			layer := s.signed(s.index.Desc.Digest)[0]
 			raw, _ := s.reg.GetBlob(layer.Digest)
 			short := s.put(layer.MediaType, raw[:len(raw)/2])
@@ -60,13 +60,13 @@ func TestHostilePayloads(t *testing.T) {
 			s.attach(false, short)
 		}, "not made with", errdefs.ErrPermissionDenied},
 		"signature cut": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormTag}})
+			s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormTag}})
 			layer := s.signed(s.index.Desc.Digest)[0]
 			layer.Annotations[sigstore.AnnotationSignature] = layer.Annotations[sigstore.AnnotationSignature][:21]
 			s.attach(false, layer)
 		}, "not base64", errdefs.ErrPermissionDenied},
 		"signature missing": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormTag}})
+			s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormTag}})
 			layer := s.signed(s.index.Desc.Digest)[0]
 			layer.Annotations = nil
 			s.attach(false, layer)
@@ -89,13 +89,13 @@ func TestHostilePayloads(t *testing.T) {
 			s.reg.PutManifest(repo, imagepolicy.SignatureTag(s.index.Desc.Digest), s.index.Desc.MediaType, s.index.Raw)
 		}, "an index stands where", errdefs.ErrPermissionDenied},
 		"signatures under all others": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormTag}})
+			s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormTag}})
 			bad := s.put(sigstore.MediaTypePayload, []byte("{}"))
 			bad.Annotations = map[string]string{sigstore.AnnotationSignature: "eA=="}
 			s.attach(false, append(s.signed(s.index.Desc.Digest), layersOf(2000, bad)...)...)
 		}, "more reasons", errdefs.ErrPermissionDenied},
 		"latest signature of thousands": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormTag}})
+			s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormTag}})
 			bad := s.put(sigstore.MediaTypePayload, []byte("{}"))
 			bad.Annotations = map[string]string{sigstore.AnnotationSignature: "eA=="}
 			s.attach(false, append(layersOf(2000, bad), s.signed(s.index.Desc.Digest)...)...)
@@ -104,7 +104,7 @@ func TestHostilePayloads(t *testing.T) {
 			s.reg.Inject(rt.Fault{Kind: rt.Manifest, Digest: imagepolicy.SignatureTag(s.index.Desc.Digest), Action: rt.Status, Status: http.StatusServiceUnavailable})
 		}, "503", errdefs.ErrUnavailable},
 		"other bytes": {func(s *scene) {
-			s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormTag}})
+			s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormTag}})
 			s.reg.Inject(rt.Fault{Digest: s.signed(s.index.Desc.Digest)[0].Digest.String(), Action: rt.FlipByte})
 		}, "do not match digest", errdefs.ErrPermissionDenied},
 	} {
@@ -157,7 +157,7 @@ func TestHostileBundles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t)
 			s.reg.ListReferrers(0)
-			s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormBundle}})
+			s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormBundle}})
 			changed := s.bundle(tc.edit)
 			first, err := s.store().Referrers(t.Context(), s.index.Desc.Digest)
 			s.must(err)
@@ -290,7 +290,7 @@ func TestHostileReferrers(t *testing.T) {
 	}
 	t.Run("API is out of reach", func(t *testing.T) {
 		s := newScene(t)
-		s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormBundle}})
+		s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormBundle}})
 		s.reg.Inject(rt.Fault{Kind: rt.Referrers, Action: rt.Status, Status: http.StatusBadGateway})
 		if _, err := s.check(s.policy("")); !errdefs.IsUnavailable(err) || errdefs.IsPermissionDenied(err) {
 			t.Errorf("got %v", err)
@@ -306,7 +306,7 @@ func TestHostileReferrers(t *testing.T) {
 	t.Run("signature among many referrers", func(t *testing.T) {
 		s := newScene(t)
 		s.reg.ListReferrers(7)
-		s.sign(s.index.Desc, sign.Options{Forms: []string{sign.FormBundle}})
+		s.sign(s.index.Desc, signtest.Options{Forms: []string{signtest.FormBundle}})
 		for i := range 90 {
 			raw := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"artifactType":"application/vnd.example.sbom","layers":[],"subject":{"digest":%q,"size":1,"mediaType":"x"},"annotations":{"n":"%d"}}`,
 				ocispec.MediaTypeImageManifest, s.index.Desc.Digest, i)
@@ -319,10 +319,7 @@ func TestHostileReferrers(t *testing.T) {
 }
 
 func FuzzSignature(f *testing.F) {
-	key, err := sign.Generate("ed25519")
-	if err != nil {
-		f.Fatal(err)
-	}
+	key := signtest.NewKey(f, "ed25519")
 	body, err := sigstore.EncodeStatement(sigstore.Claim{Digest: digest.FromString("x"), Identity: "a.b/c:1"}, map[string]string{"a": "b"})
 	if err != nil {
 		f.Fatal(err)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/signature"
 	rt "github.com/coffer-project/coffer/integration/registrytest"
-	"github.com/coffer-project/coffer/owner/sign"
+	"github.com/coffer-project/coffer/integration/signtest"
 	"github.com/coffer-project/coffer/proto/imagepolicy"
 	"github.com/coffer-project/coffer/proto/initdata"
 )
@@ -19,8 +19,8 @@ import (
 // TestForms: both forms of signatures are found, made with each kind of key, in registries with and without the referrers
 // API, and for the index as for the manifest.
 func TestForms(t *testing.T) {
-	for _, kind := range sign.Kinds {
-		for _, form := range sign.Forms {
+	for _, kind := range signtest.Kinds {
+		for _, form := range signtest.Forms {
 			for place, prepare := range map[string]func(*scene){
 				"no referrers API":        func(*scene) {},
 				"referrers API":           func(s *scene) { s.reg.ListReferrers(0) },
@@ -30,8 +30,8 @@ func TestForms(t *testing.T) {
 					s := newScene(t)
 					prepare(s)
 					s.key = s.newKey(kind)
-					s.sign(s.index.Desc, sign.Options{Key: s.newKey("ed25519"), Forms: []string{form}})
-					s.sign(s.index.Desc, sign.Options{Forms: []string{form}, Annotations: map[string]string{"build": "7"}})
+					s.sign(s.index.Desc, signtest.Options{Key: s.newKey("ed25519"), Forms: []string{form}})
+					s.sign(s.index.Desc, signtest.Options{Forms: []string{form}, Annotations: map[string]string{"build": "7"}})
 					v, err := s.check(s.policy(""))
 					if err != nil {
 						t.Fatal(err)
@@ -74,7 +74,7 @@ func TestDigests(t *testing.T) {
 			key := s.newKey("ecdsa-p256")
 			s.T, s.key = t, key
 			for _, img := range tc.signed {
-				s.sign(img.Desc, sign.Options{})
+				s.sign(img.Desc, signtest.Options{})
 			}
 			v, err := s.guest(initdata.ImageSettings{SecurityPolicy: s.policy("")}, tc.img)
 			if !errors.Is(err, tc.err) {
@@ -90,10 +90,10 @@ func TestDigests(t *testing.T) {
 // TestRequirements: all requirements of the scope hold, and what cannot be checked is refused.
 func TestRequirements(t *testing.T) {
 	s := newScene(t)
-	s.sign(s.index.Desc, sign.Options{Identity: s.ref})
+	s.sign(s.index.Desc, signtest.Options{Identity: s.ref})
 	other := s.newKey("ed25519")
-	s.broker["kbs:///default/keys/app"] = pem(t, s.key)
-	s.broker["kbs:///default/keys/other"] = pem(t, other)
+	s.broker["kbs:///default/keys/app"] = signtest.Public(t, s.key)
+	s.broker["kbs:///default/keys/other"] = signtest.Public(t, other)
 	s.broker["kbs:///default/keys/broken"] = []byte("x")
 	uri := func(names string) string { return `{"type":"sigstoreSigned",` + names + `}` }
 	for name, tc := range map[string]struct {

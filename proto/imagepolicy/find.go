@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -122,11 +123,10 @@ func (f *finder) payloads(ctx context.Context, d digest.Digest, raw []byte) []re
 		return failed("read signatures", d, err)
 	}
 	var list []result
-	for i := len(layers) - 1; i >= 0; i-- {
+	for i, layer := range slices.Backward(layers) {
 		if len(list) == maxSignatures {
 			return append(list, result{err: fmt.Errorf("%d older signatures of %s were not looked at: %w", i+1, d, errdefs.ErrPermissionDenied)})
 		}
-		layer := layers[i]
 		if layer.MediaType != sigstore.MediaTypePayload {
 			continue
 		}
