@@ -117,7 +117,9 @@ func pullContentFaults(t *testing.T, node *harness.Node) {
 	registry := openShop(t, node)
 	base := busyboxLayer(t, node)
 	plain := registry.put("base", registrytest.NewImage([]registrytest.Layer{base}, nil, nil))
-	pod := runPullPod(t, node, "content-faults", harness.Guest{BrokerURL: broker.URL, PlainRegistries: []string{registry.host()}}, nil)
+	pod := runPullPod(t, node, "content-faults", harness.Guest{
+		BrokerURL: broker.URL, PlainRegistries: []string{registry.host()}, ImagePolicy: signaturePolicy(registry.host()),
+	}, nil)
 	keep(t, pod, plain)
 
 	for name, tc := range contentFaults {
@@ -143,6 +145,7 @@ func pullContentFaults(t *testing.T, node *harness.Node) {
 	if got := pullAndRun(t, node, pod, "sound", reference, "/bin/cat", "/case"); got != "sound" {
 		t.Errorf("the sound image printed %q", got)
 	}
+	t.Run("signatures", func(t *testing.T) { checkSignatures(t, node, pod, broker, registry, base) })
 }
 
 // build makes the image of a case: a plain base, and an encrypted layer above it.

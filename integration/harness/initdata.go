@@ -17,6 +17,8 @@ type Guest struct {
 	// containers, unless Strict is set.
 	Policy string
 	Strict bool
+	// ImagePolicy is a containers-policy.json; empty means none.
+	ImagePolicy string
 }
 
 // developmentOnly is the coffer.toml of a document whose guest believes its host.
@@ -33,6 +35,9 @@ func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
 		fmt.Fprintf(&cdh, "kbs_cert = '''\n%s'''\n", n.CA.PEM)
 	}
 	fmt.Fprintf(&cdh, "[image]\nextra_root_certificates = ['''\n%s''']\n", n.CA.PEM)
+	if guest.ImagePolicy != "" {
+		fmt.Fprintf(&cdh, "image_security_policy = '''%s'''\n", guest.ImagePolicy)
+	}
 	for _, host := range append([]string{n.HTTP.Host}, guest.PlainRegistries...) {
 		fmt.Fprintf(&cdh, "[[image.registry_config.registry]]\nlocation = %q\ninsecure = true\n", host)
 	}
