@@ -106,7 +106,7 @@ func TestRequirements(t *testing.T) {
 		"key of the broker": {uri(`"keyPath":"kbs:///default/keys/app"`), "", nil},
 		"one of two keys":   {uri(`"keyPaths":["kbs:///default/keys/other","kbs:///default/keys/app"]`), "", nil},
 		"both of two keys": {uri(`"keyPath":"kbs:///default/keys/app"`) + "," + uri(`"keyPath":"kbs:///default/keys/other"`),
-			"by key " + other.Public().ID(), errdefs.ErrPermissionDenied},
+			"kbs:///default/keys/other " + other.Public().ID(), errdefs.ErrPermissionDenied},
 		"other key":         {uri(`"keyPath":"kbs:///default/keys/other"`), "not made with the policy's key", errdefs.ErrPermissionDenied},
 		"key is missing":    {uri(`"keyPath":"kbs:///default/keys/none"`), "kbs:///default/keys/none", errdefs.ErrNotFound},
 		"key is broken":     {uri(`"keyPath":"kbs:///default/keys/broken"`), "not PEM", errdefs.ErrInvalidArgument},

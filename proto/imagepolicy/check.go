@@ -126,7 +126,7 @@ func (c *check) signed(ctx context.Context, r *requirement) (Acceptance, error) 
 			faults = append(faults, fmt.Errorf("signature by %s: %w", s.Form, err))
 		}
 	}
-	return Acceptance{}, c.refuse(keys, faults)
+	return Acceptance{}, c.refuse(keys, uris, faults)
 }
 
 // stands finds the digests whose signature counts. The index comes first: it is what people sign.
@@ -194,10 +194,10 @@ const maxFaults = 4
 
 // refuse explains why no signature was accepted. Where a part of the signatures could not be had, the class is that of
 // the cause: another attempt may go well.
-func (c *check) refuse(keys []*sigstore.PublicKey, faults []error) error {
-	ids := make([]string, 0, len(keys))
+func (c *check) refuse(keys []*sigstore.PublicKey, uris map[string]string, faults []error) error {
+	names := make([]string, 0, len(keys))
 	for _, key := range keys {
-		ids = append(ids, key.ID())
+		names = append(names, strings.TrimSpace(uris[key.ID()]+" "+key.ID()))
 	}
 	var class error = errdefs.ErrPermissionDenied
 	var reasons []string
@@ -206,18 +206,18 @@ func (c *check) refuse(keys []*sigstore.PublicKey, faults []error) error {
 			class = errdefs.Resolve(fault)
 		}
 		if len(reasons) < maxFaults {
-			reasons = append(reasons, fault.Error())
+			reasons = append(reasons, strings.TrimSuffix(fault.Error(), ": "+errdefs.ErrPermissionDenied.Error()))
 		}
 	}
 	if more := len(faults) - len(reasons); more > 0 {
 		reasons = append(reasons, fmt.Sprintf("and %d more reasons", more))
 	}
-	why := "it has no signature"
+	why := "it has no signature; sign it with cosign or cofferctl image sign"
 	if len(reasons) > 0 {
 		why = strings.Join(reasons, "; ")
 	}
 	return fmt.Errorf("image %s (%s) has no signature that counts; wanted is one by key %s: %s: %w",
-		c.image, c.img.Manifest, strings.Join(ids, " or "), why, class)
+		c.image, c.img.Manifest, strings.Join(names, " or "), why, class)
 }
 
 // isAbsent tells that something is not there from not knowing: of several places one may have said so and another nothing.
