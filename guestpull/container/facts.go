@@ -6,6 +6,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/origin"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/proto/agentpolicy"
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
 
 // facts is what a policy is told of a container beside the request.
@@ -29,7 +30,23 @@ func imageFacts(wanted image.Request, pulled *image.Image) agentpolicy.Image {
 	if pulled != nil {
 		out.Target, out.Digest = pulled.TargetDigest.String(), pulled.ManifestDigest.String()
 		config := pulled.Config.Config
-		out.Config = &config
+		out.Config, out.Signature = &config, signatureFacts(&pulled.Verdict)
+	}
+	return out
+}
+
+// signatureFacts is what the image security policy has found; nil where it wanted no signature.
+func signatureFacts(v *imagepolicy.Verdict) *agentpolicy.Signature {
+	if !v.Signed() {
+		return nil
+	}
+	out := &agentpolicy.Signature{Verified: true}
+	for _, a := range v.Accepted {
+		for _, name := range []string{a.KeyID, a.KeyURI} {
+			if name != "" {
+				out.Signers = append(out.Signers, name)
+			}
+		}
 	}
 	return out
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/coffer-project/coffer/proto/agentpolicy"
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
 
 // TestPolicyStages: the policy is asked before anything is done, and again when everything is known and nothing runs.
@@ -34,6 +35,36 @@ func TestPolicyStages(t *testing.T) {
 	}
 	if i := slices.IndexFunc(second.Process.Env, func(v agentpolicy.Variable) bool { return v.Name == "OWN" }); i < 0 || second.Process.Env[i].Origin != "host" {
 		t.Errorf("variables: %+v", second.Process.Env)
+	}
+}
+
+// TestPolicySeesSigners: what the image security policy has found reaches the policy of requests.
+func TestPolicySeesSigners(t *testing.T) {
+	for name, test := range map[string]struct {
+		accepted []imagepolicy.Acceptance
+		want     []string // nil: no signature was asked for
+	}{
+		"no policy": {nil, nil},
+		"any image": {[]imagepolicy.Acceptance{{Rule: "insecureAcceptAnything"}}, nil},
+		"signed": {
+			[]imagepolicy.Acceptance{{Rule: "insecureAcceptAnything"}, {Rule: "sigstoreSigned", KeyID: "sha256:aa", KeyURI: "kbs:///a/b/c"}, {Rule: "sigstoreSigned", KeyID: "sha256:bb"}},
+			[]string{"sha256:aa", "kbs:///a/b/c", "sha256:bb"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakes(t)
+			f.images.judged = imagepolicy.Verdict{Scope: "x", Accepted: test.accepted}
+			if err := f.Create(t.Context(), f.request("c1")); err != nil {
+				t.Fatal(err)
+			}
+			if before := f.policy.told[0].Image.Signature; before != nil {
+				t.Errorf("before the pull: %+v", before)
+			}
+			got := f.policy.told[1].Image.Signature
+			if (got != nil) != (test.want != nil) || (got != nil && (!got.Verified || !slices.Equal(got.Signers, test.want))) {
+				t.Errorf("got %+v, want %v", got, test.want)
+			}
+		})
 	}
 }
 

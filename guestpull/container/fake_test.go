@@ -21,6 +21,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/scratch"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/agentpolicy"
+	"github.com/coffer-project/coffer/proto/imagepolicy"
 	"github.com/coffer-project/coffer/proto/oci"
 )
 
@@ -111,6 +112,7 @@ type fakeImages struct {
 	mu     sync.Mutex
 	layer  string
 	config ocispec.ImageConfig
+	judged imagepolicy.Verdict
 	err    error
 	held   map[string]bool
 	block  chan struct{} // when set, Pull waits for the end of its context
@@ -129,7 +131,7 @@ func (f *fakeImages) Pull(ctx context.Context, req image.Request) (*image.Image,
 	if f.err != nil {
 		return nil, f.err
 	}
-	return &image.Image{ManifestDigest: someDigest, Config: ocispec.Image{Config: f.config}, Layers: []string{f.layer}, Report: image.Report{Reference: req.Reference}}, nil
+	return &image.Image{ManifestDigest: someDigest, Verdict: f.judged, Config: ocispec.Image{Config: f.config}, Layers: []string{f.layer}, Report: image.Report{Reference: req.Reference}}, nil
 }
 
 func (f *fakeImages) Release(_ context.Context, id string) error {

@@ -46,7 +46,7 @@ type Image struct {
 	Target string `json:"target,omitempty"`
 	// Digest is that of the manifest.
 	Digest string `json:"digest,omitempty"`
-	// Signature is null where no signature was asked for.
+	// Signature is null where the image security policy asked for none.
 	Signature *Signature `json:"signature,omitempty"`
 	// Config is the part of the image's configuration that is about running it.
 	Config *ocispec.ImageConfig `json:"config,omitempty"`
@@ -56,7 +56,8 @@ type Image struct {
 type Signature struct {
 	// Verified: at least one signature that the measured document asks for is good.
 	Verified bool `json:"verified"`
-	// Signers names the keys or identities whose signatures are good.
+	// Signers names the keys whose signatures were found good: each by the SHA-256 of its PKIX form (sha256:HEX), and by its
+	// name at the key broker (kbs:///repository/type/tag) where the policy has it from there.
 	Signers []string `json:"signers,omitempty"`
 }
 
