@@ -2,6 +2,7 @@ package snp
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/owner/appraise"
 	"github.com/coffer-project/coffer/owner/appraise/collateral"
 	"github.com/coffer-project/coffer/owner/appraise/snp/snptest"
+	"github.com/coffer-project/coffer/proto/kbs"
 )
 
 // There is no public report of a Turin machine, but a certificate of a real chip.
@@ -43,20 +45,42 @@ func TestRealTurinCertificate(t *testing.T) {
 }
 
 func TestCertificateFromFiles(t *testing.T) {
-	evidence := genoa(t)
-	dir := t.TempDir()
-	v := verifier(t, Options{Collateral: &collateral.Store{Dir: dir}})
-	vcek := evidence.Certificates[0].Data
-	evidence.Certificates = nil
-	e := appraise.Evidence{Raw: encode(t, evidence), ReportData: evidence.Report.ReportData}
-	_, err := v.Verify(t.Context(), e)
-	name := "kdsintf.amd.com/vcek/v1/Genoa/" + hex.EncodeToString(evidence.Report.ChipID) + "?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=25"
-	if !errors.Is(err, errdefs.ErrNotFound) || !strings.Contains(err.Error(), name) {
-		t.Fatalf("got %v", err)
+	real := genoa(t)
+	turin := signers()["Turin"]
+	var forged kbs.SNPEvidence
+	if err := json.Unmarshal(forge(t, turin, snptest.Report{ReportData: []byte("x")}), &forged); err != nil {
+		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, name), vcek)
-	if _, err := v.Verify(t.Context(), e); err != nil {
-		t.Error(err)
+	for name, tc := range map[string]struct {
+		evidence *kbs.SNPEvidence
+		verifier func(Options) *Verifier
+		file     string
+	}{
+		"genoa": {
+			real, func(o Options) *Verifier { return verifier(t, o) },
+			"Genoa/" + hex.EncodeToString(real.Report.ChipID) + "?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=25",
+		},
+		"turin": {
+			&forged, func(o Options) *Verifier { return forgedVerifier(t, turin, o) },
+			"Turin/" + hex.EncodeToString(turin.ChipID[:8]) + "?fmcSPL=02&blSPL=04&teeSPL=01&snpSPL=22&ucodeSPL=213",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			v := tc.verifier(Options{Collateral: &collateral.Store{Dir: dir}})
+			vcek := tc.evidence.Certificates[0].Data
+			tc.evidence.Certificates = nil
+			e := appraise.Evidence{Raw: encode(t, tc.evidence), ReportData: tc.evidence.Report.ReportData}
+			_, err := v.Verify(t.Context(), e)
+			file := "kdsintf.amd.com/vcek/v1/" + tc.file
+			if !errors.Is(err, errdefs.ErrNotFound) || !strings.Contains(err.Error(), file) {
+				t.Fatalf("got %v", err)
+			}
+			write(t, filepath.Join(dir, file), vcek)
+			if _, err := v.Verify(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -389,6 +389,17 @@ type broken struct{ err error }
 
 func (b broken) Reference(context.Context, string) (any, error) { return nil, b.err }
 
+func BenchmarkVerify(b *testing.B) {
+	evidence := genoa(b)
+	v := verifier(b, Options{})
+	e := appraise.Evidence{Raw: encode(b, evidence), ReportData: evidence.Report.ReportData}
+	for b.Loop() {
+		if _, err := v.Verify(b.Context(), e); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	f.Add([]byte(encode(f, genoa(f))))
 	v := verifier(f, Options{})

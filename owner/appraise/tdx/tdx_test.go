@@ -306,6 +306,21 @@ type broken struct{ err error }
 
 func (b broken) Reference(context.Context, string) (any, error) { return nil, b.err }
 
+func BenchmarkVerify(b *testing.B) {
+	for _, name := range []string{"quote-v4.bin", "quote-v5.bin"} {
+		b.Run(name, func(b *testing.B) {
+			raw := file(b, name)
+			v := verifier(b, Options{})
+			e := appraise.Evidence{Raw: document(b, raw, nil), ReportData: parsed(b, raw).body.reportData}
+			for b.Loop() {
+				if _, err := v.Verify(b.Context(), e); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func FuzzParseQuote(f *testing.F) {
 	for _, name := range []string{"quote-v4.bin", "quote-v5.bin"} {
 		f.Add(file(f, name))
