@@ -78,6 +78,10 @@ test: setup guest ## run all tests: unit, root and uvm (QEMU); nothing is skippe
 unit-test: ## run the tests that need neither root nor QEMU
 	@COFFER_TEST_TIER=unit $(GO) test ./...
 
+.PHONY: test-pkcs11
+test-pkcs11: ## test the key broker's master key in an HSM with SoftHSM (needs gcc and softhsm2; SOFTHSM2_LIBRARY=path of its library)
+	@CGO_ENABLED=1 $(GO) test -tags pkcs11 ./owner/broker/hsm ./owner/broker/config
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME=30s each, as root (TARGET=regular expression of some; ARGS='--help' for more)
 	@$(GO) run ./integration/fuzz --time $(or $(FUZZTIME),30s) $(if $(TARGET),--target '$(TARGET)') $(ARGS)

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -42,15 +43,15 @@ func (p fakePolicy) Allow(context.Context, *ear.Claims, kbs.ResourceURI) (bool, 
 	return true, "allowed by test", p.err
 }
 
-func options(t *testing.T) Options {
-	t.Helper()
+func options(tb testing.TB) Options {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	tokens, err := ear.NewIssuer(key, nil, time.Now)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return Options{
 		Policy: fakePolicy{}, Store: &fakeStore{data: []byte("secret")}, Tokens: tokens, Audit: &fakeRecorder{},
@@ -311,4 +312,57 @@ func TestPolicyData(t *testing.T) {
 			t.Errorf("%s: got %.100s", name, got)
 		}
 	}
+}
+
+// Whatever key a guest sends: it is refused, or it can be sealed for.
+func FuzzTEEKey(f *testing.F) {
+	f.Add([]byte(`{"kty":"EC","crv":"P-256","alg":"ECDH-ES+A256KW","x":"kKvcxRx4vYkmT3EUAwYFcPDXjV0pSKWBmEHnPyWYmtE","y":"uaLH26f3ZCCSkrYVwlSFZh-cbQ2KvBAIbFEhCW2mDEM"}`))
+	f.Add([]byte(`{"kty":"RSA","alg":"RSA-OAEP-256","n":"AQAB","e":"AQAB"}`))
+	f.Add([]byte(`{"kty":"oct","k":"AA","alg":"dir"}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		key, err := parseTEEKey(raw)
+		if err != nil {
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("class of %v", err)
+			}
+			return
+		}
+		if sealed, err := key.seal([]byte("secret")); err == nil && bytes.Contains(sealed, []byte("secret")) {
+			t.Errorf("not sealed: %s", sealed)
+		}
+	})
+}
+
+// The documents that guests send besides evidence must be refused as the guest's fault, or make claims that fit into a token.
+func FuzzDocuments(f *testing.F) {
+	b, err := New(options(f))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(`{"version":"0.4.0","tee":"snp","extra-params":""}`), "version = \"0.1.0\"\nalgorithm = \"sha384\"\n[data]\n\"cdh.toml\" = \"a = 1\"\n", `{"nvidia":{}}`)
+	f.Fuzz(func(t *testing.T, request []byte, measured, additional string) {
+		guilty := func(err error) {
+			var refused *fault
+			if err != nil && (!errors.As(err, &refused) || refused.status != http.StatusUnauthorized) {
+				t.Errorf("not the guest's fault: %v", err)
+			}
+		}
+		_, err := b.checkRequest(request)
+		guilty(err)
+		runtime := kbs.RuntimeData{Nonce: "n", TEEPublicKey: json.RawMessage(`{}`)}
+		_, err = b.verifyDevices(t.Context(), &kbs.Attestation{RuntimeData: runtime, Evidence: kbs.CompositeEvidence{Additional: additional}})
+		guilty(err)
+		document, _, err := readInitData(&kbs.InitData{Format: kbs.InitDataTOML, Body: measured})
+		if err != nil {
+			return
+		}
+		p := part{class: ear.ClassCPU, name: "snp", result: &appraise.Result{InitData: "x"}, measured: document}
+		claims, err := buildClaims([]part{p}, runtime)
+		if err != nil {
+			t.Errorf("%q: %v", measured, err)
+		}
+		if _, err := recordedClaims(&claims); err != nil {
+			t.Errorf("%q: %v", measured, err)
+		}
+	})
 }
