@@ -21,12 +21,17 @@ import (
 	"github.com/coffer-project/coffer/proto/keyprovider"
 )
 
-func imageCommand() *cli.Command {
-	registry := []cli.Flag{
+// registryFlags say how registries are reached.
+func registryFlags() []cli.Flag {
+	return []cli.Flag{
 		&cli.BoolFlag{Name: "plain-http", Usage: "talk http instead of https to registries; without the flag only to those on this machine"},
 		&cli.StringFlag{Name: "ca", Usage: "trust the authorities in this PEM `FILE` beside the system's", TakesFile: true},
 		&cli.StringFlag{Name: "authfile", Usage: "read registry credentials from this `FILE` (default: ~/.docker/config.json, where it exists)", TakesFile: true},
 	}
+}
+
+func imageCommand() *cli.Command {
+	registry := registryFlags()
 	return &cli.Command{
 		Name:  "image",
 		Usage: "encrypt, sign, copy and inspect images",

@@ -33,7 +33,7 @@ func createFlags() []cli.Flag {
 		&cli.StringFlag{Name: "policy", Usage: "`FILE` to use as policy.rego; see cofferctl policy"},
 		&cli.StringFlag{Name: "default-policy", Usage: "what holds without --policy: strict (containers run what their images say; the default) or development (the host is believed)"},
 		&cli.StringFlag{Name: "algorithm", Value: initdata.SHA384, Usage: "digest: sha256, sha384 or sha512"},
-		&cli.StringFlag{Name: "format", Value: "toml", Usage: "toml, annotation (the value of " + initdata.Annotation + ") or disk"},
+		&cli.StringFlag{Name: "format", Value: formatTOML, Usage: "toml, annotation (the value of " + initdata.Annotation + ") or disk"},
 		&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "`FILE` to write, default standard output"},
 	}
 }
@@ -46,32 +46,47 @@ func createInitdata(c *cli.Context) error {
 	if err := addEntries(c, doc); err != nil {
 		return err
 	}
-	raw, err := doc.Encode()
+	raw, err := encodeDocument(doc, c.String("format"))
 	if err != nil {
 		return err
 	}
-	switch c.String("format") {
-	case "toml":
-	case "annotation":
-		value, err := initdata.EncodeAnnotation(raw)
-		if err != nil {
-			return err
-		}
-		raw = []byte(value + "\n")
-	case "disk":
-		if raw, err = initdata.EncodeDisk(raw); err != nil {
-			return err
-		}
-	default:
-		return fmt.Errorf("format %q is none of toml, annotation, disk: %w", c.String("format"), errdefs.ErrInvalidArgument)
+	return writeOutput(c, raw)
+}
+
+// The forms of a document.
+const (
+	formatTOML       = "toml"
+	formatAnnotation = "annotation"
+	formatDisk       = "disk"
+)
+
+func encodeDocument(doc *initdata.Document, format string) ([]byte, error) {
+	raw, err := doc.Encode()
+	if err != nil {
+		return nil, err
 	}
+	switch format {
+	case formatTOML:
+		return raw, nil
+	case formatAnnotation:
+		value, err := initdata.EncodeAnnotation(raw)
+		return []byte(value + "\n"), err
+	case formatDisk:
+		return initdata.EncodeDisk(raw)
+	default:
+		return nil, fmt.Errorf("format %q is none of %s, %s, %s: %w", format, formatTOML, formatAnnotation, formatDisk, errdefs.ErrInvalidArgument)
+	}
+}
+
+// writeOutput writes to the file of --out, or to standard output.
+func writeOutput(c *cli.Context, raw []byte) error {
 	if name := c.String("out"); name != "" {
 		if err := os.WriteFile(name, raw, 0o644); err != nil {
-			return fmt.Errorf("write initdata: %w", err)
+			return fmt.Errorf("write %s: %w", name, err)
 		}
 		return nil
 	}
-	_, err = c.App.Writer.Write(raw)
+	_, err := c.App.Writer.Write(raw)
 	return err
 }
 

@@ -26,6 +26,7 @@ func main() {
 			imageCommand(),
 			initdataCommand(),
 			kbsCommand(),
+			policyCommand(),
 			measureCommand(),
 		}, nodeCommands()...),
 	}

@@ -8,12 +8,14 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/proto/agentpolicy"
 	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
 
 // TestPolicyStages: the policy is asked before anything is done, and again when everything is known and nothing runs.
 func TestPolicyStages(t *testing.T) {
+	require.Root(t)
 	f := newFakes(t)
 	f.images.config.Cmd = []string{"/app"}
 	req := f.request("c1")
@@ -69,6 +71,7 @@ func TestPolicySeesSigners(t *testing.T) {
 }
 
 func TestPolicyRefuses(t *testing.T) {
+	require.Root(t)
 	for _, stage := range []string{agentpolicy.StageRequest, agentpolicy.StageContainer} {
 		t.Run(stage, func(t *testing.T) {
 			f := newFakes(t)
