@@ -179,9 +179,15 @@ func runPullPod(t *testing.T, node *harness.Node, name string, guest harness.Gue
 		t.Fatal(err)
 	}
 	maps.Copy(annotations, further)
+	return runPod(t, node, node.CRI.PodConfig(name, annotations))
+}
+
+// runPod starts a pod, which is removed at the end of the test.
+func runPod(t *testing.T, node *harness.Node, config *runtime.PodSandboxConfig) *harness.Pod {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), criTimeout)
 	defer cancel()
-	pod, err := node.CRI.RunPod(ctx, "coffer", node.CRI.PodConfig(name, annotations))
+	pod, err := node.CRI.RunPod(ctx, "coffer", config)
 	if err != nil {
 		t.Fatal(err)
 	}

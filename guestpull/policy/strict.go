@@ -96,6 +96,9 @@ func strictCopy(request proto.Message) string {
 var usualCapabilities = set(`CAP_CHOWN CAP_DAC_OVERRIDE CAP_FSETID CAP_FOWNER CAP_MKNOD CAP_NET_RAW CAP_SETGID CAP_SETUID CAP_SETFCAP
 	CAP_SETPCAP CAP_NET_BIND_SERVICE CAP_SYS_CHROOT CAP_KILL CAP_AUDIT_WRITE`)
 
+// What containerd sets in every pod's network namespace, so that containers need fewer capabilities.
+var usualSysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+
 // The mounts that every container has, by destination, with their types.
 var usualMounts = map[string]map[string]bool{
 	"/proc": set("proc"), "/dev": set("tmpfs"), "/dev/pts": set("devpts"), "/dev/mqueue": set("mqueue"), "/sys": set("sysfs"),
@@ -125,8 +128,11 @@ func checkContainer(request *agentpb.CreateContainerRequest, facts *agentpolicy.
 		return "the container has devices"
 	case request.GetSandboxPidns():
 		return "containers must not see one another's processes"
-	case len(spec.GetLinux().GetSysctl()) > 0:
-		return "the container sets kernel variables"
+	}
+	for key, value := range spec.GetLinux().GetSysctl() {
+		if usualSysctls[key] != value {
+			return "the container sets kernel variables besides the usual ones"
+		}
 	}
 	c := spec.GetProcess().GetCapabilities()
 	for _, list := range [][]string{c.GetBounding(), c.GetEffective(), c.GetInheritable(), c.GetPermitted(), c.GetAmbient()} {

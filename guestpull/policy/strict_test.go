@@ -33,7 +33,7 @@ func usual() *agentpb.CreateContainerRequest {
 				bind("/etc/hosts", sharedDir+"c1-hosts"), bind("/dev/shm", shmDir), bind("/data", pod+"c1/rootfs/data"),
 				bind("/var/run/secrets/kubernetes.io/serviceaccount", sharedDir+"c1-account"),
 			},
-			Linux: &oci.Linux{},
+			Linux: &oci.Linux{Sysctl: map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}},
 		},
 	}
 }

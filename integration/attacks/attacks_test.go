@@ -29,6 +29,10 @@ func TestHonestHost(t *testing.T) {
 	if _, err := g.ExecProcess(t.Context(), probe); err != nil {
 		t.Errorf("probe: %v", err)
 	}
+	probe.ExecId, probe.Process.User.Username = "e2", "0:0" // as our shim says who the container runs as
+	if _, err := g.ExecProcess(t.Context(), probe); err != nil {
+		t.Errorf("probe: %v", err)
+	}
 	// A restart: the container's process has ended, and a new one takes its place before the old one is removed.
 	if _, err := g.SignalProcess(t.Context(), &agentpb.SignalProcessRequest{ContainerId: "c3", Signal: 9}); err != nil {
 		t.Fatal(err)
@@ -217,6 +221,8 @@ func TestOtherCalls(t *testing.T) {
 	refused(t, exec(func(p *oci.Process) { p.Args = append(p.Args, "-x") }), codes.PermissionDenied, "not among those that may be run")
 	refused(t, exec(func(p *oci.Process) { p.Env = []string{"LD_PRELOAD=/x"} }), codes.PermissionDenied, "variable LD_PRELOAD")
 	refused(t, exec(func(p *oci.Process) { p.User.UID = 7 }), codes.PermissionDenied, "another user")
+	refused(t, exec(func(p *oci.Process) { p.User.Username = "root" }), codes.PermissionDenied, "another user")
+	refused(t, exec(func(p *oci.Process) { p.User.Username = "0:7" }), codes.PermissionDenied, "another user")
 	refused(t, exec(func(p *oci.Process) { p.Cwd = "/work" }), codes.PermissionDenied, "another folder")
 	refused(t, exec(func(p *oci.Process) { p.Capabilities = &oci.LinuxCapabilities{Ambient: []string{"CAP_SYS_ADMIN"}} }), codes.PermissionDenied, "capabilities")
 

@@ -101,10 +101,13 @@ CreateContainerRequest := {"allowed": true, "ops": ops} if {
 	input.coffer.stage in {"request", "container"}
 	name
 	count(create_faults) == 0
-	ops := [{"op": "add", "path": concat("", ["/pstate/container:", input.container_id]), "value": {"name": name, "user": stated(input.OCI.Process)}}]
+	ops := [{"op": "add", "path": concat("", ["/pstate/container:", input.container_id]), "value": {
+		"name": name, "user": stated(input.OCI.Process),
+		"ids": [object.get(input.coffer, ["process", "uid"], null), object.get(input.coffer, ["process", "gid"], null)],
+	}}]
 }
 
-# stated is who the host says a process runs as: the same words for the container and for what is run in it.
+# stated is who the host says a process runs as.
 stated(p) := [p.User.UID, p.User.GID, p.User.Username]
 
 annotations := object.get(input, ["OCI", "Annotations"], {})
@@ -220,8 +223,11 @@ create_faults contains "devices" if count(input.devices) + count(input.OCI.Linux
 
 create_faults contains sprintf("kernel variable %s", [key]) if {
 	some key, value in object.get(input.OCI.Linux, "Sysctl", {})
-	object.get(policy_data.sysctls, key, null) != value
+	object.get(policy_data.sysctls, key, object.get(usual_sysctls, key, null)) != value
 }
+
+# What containerd sets in every pod's network namespace.
+usual_sysctls := {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
 create_faults contains "the process namespace" if input.sandbox_pidns != policy_data.share_pid
 
@@ -354,9 +360,15 @@ exec_allowed if {
 	policy_data.containers[made].exec_any
 }
 
-exec_faults contains "it would run as another user, or in another folder" if {
-	[stated(input.process), input.process.Cwd] != [record.user, policy_data.containers[made].cwd]
-}
+exec_faults contains "it would run in another folder" if not input.process.Cwd in {"", policy_data.containers[made].cwd}
+
+exec_faults contains "it would run as another user" if not exec_user
+
+exec_user if stated(input.process) == record.user
+
+exec_user if stated(input.process) == array.concat(record.ids, [""])
+
+exec_user if input.process.User.Username == sprintf("%d:%d", record.ids)
 
 exec_faults contains "it would have capabilities beyond the container's" if {
 	some kind in {"Bounding", "Effective", "Inheritable", "Permitted", "Ambient"}
