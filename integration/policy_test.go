@@ -21,11 +21,11 @@ func TestPolicy(t *testing.T) {
 	t.Run("pods", func(t *testing.T) {
 		t.Run("generated", func(t *testing.T) {
 			t.Parallel()
-			generatedPolicy(t, node)
+			testGeneratedPolicy(t, node)
 		})
 		t.Run("strict", func(t *testing.T) {
 			t.Parallel()
-			strictPolicy(t, node)
+			testStrictPolicy(t, node)
 		})
 	})
 	if err := node.Leftovers(); err != nil {
@@ -109,7 +109,7 @@ func printed(t *testing.T, c *harness.Container, want string) {
 	}
 }
 
-func generatedPolicy(t *testing.T, node *harness.Node) {
+func testGeneratedPolicy(t *testing.T, node *harness.Node) {
 	registry, reference, base := judged(t, node)
 	dir := t.TempDir()
 	manifest, made := filepath.Join(dir, "pod.yaml"), filepath.Join(dir, "policy.rego")
@@ -169,7 +169,7 @@ func generatedPolicy(t *testing.T, node *harness.Node) {
 	wantRefused(t, refused, "blocked by policy: the image that is asked for is another one")
 }
 
-func strictPolicy(t *testing.T, node *harness.Node) {
+func testStrictPolicy(t *testing.T, node *harness.Node) {
 	registry, reference, _ := judged(t, node)
 	pod := runJudgedPod(t, node, "strict", harness.Guest{PlainRegistries: []string{registry.host()}, Strict: true})
 	pull(t, pod, reference)

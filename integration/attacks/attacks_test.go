@@ -87,7 +87,7 @@ func TestOtherContainers(t *testing.T) {
 			codes.InvalidArgument, "disagree on whether it is the sandbox", true,
 		},
 		"mount point registered before": {
-			func(g *guest, r *agentpb.CreateContainerRequest) {
+			func(_ *guest, r *agentpb.CreateContainerRequest) {
 				before := &agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: r.Storages[0].MountPoint}
 				r.Storages = append([]*agentpb.Storage{before}, r.Storages...)
 			},

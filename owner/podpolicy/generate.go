@@ -160,9 +160,7 @@ func newRule(ctx context.Context, pod *podSpec, c *container, o Options) (*rule,
 	if r.Cwd = path.Clean("/" + img.Config.WorkingDir); c.WorkingDir != "" {
 		r.Cwd = path.Clean("/" + c.WorkingDir)
 	}
-	for _, p := range c.programs() {
-		r.Exec = append(r.Exec, p)
-	}
+	r.Exec = append(r.Exec, c.programs()...)
 	return r, errors.Join(r.addSecurity(pod.SecurityContext, c.SecurityContext), r.addMounts(pod, c))
 }
 

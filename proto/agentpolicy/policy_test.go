@@ -165,7 +165,7 @@ func TestCompile(t *testing.T) {
 		"environment":           {"package agent_policy\nExecProcessRequest if opa.runtime().env.A", []string{"opa.runtime"}},
 		"clock":                 {"package agent_policy\nExecProcessRequest if time.now_ns() > 1", []string{"time.now_ns"}},
 		"chance":                {"package agent_policy\nExecProcessRequest if rand.intn(\"a\", 2) == 1", []string{"rand.intn"}},
-		"recursion":             {"package agent_policy\nfirst if second\nsecond if first", []string{"line 2", "recursive"}},
+		"recursion":             {"package agent_policy\nfirst if second == 1\nsecond := 1 if first", []string{"line 2", "recursive"}},
 		"field that is missing": {"package agent_policy\nd := {\"a\": 1}\nExecProcessRequest if d.b == 1", []string{"line 3"}},
 		"allows what fails":     {"package agent_policy\n\ndefault AllowRequestsFailingPolicy := true", []string{"line 3", "AllowRequestsFailingPolicy", "remove"}},
 		"allows what fails, so": {"package agent_policy\nAllowRequestsFailingPolicy := {\"allowed\": true}", []string{"AllowRequestsFailingPolicy"}},
