@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,7 +63,11 @@ func (p *peaks) end() (memory, target int64) {
 func (p *peaks) sample() {
 	p.bytes = max(p.bytes, usedBytes(p.target)-p.before)
 	var now, high int64
-	for _, pid := range tree(p.roots) {
+	pids := tree(p.roots)
+	for i, pid := range pids {
+		if slices.ContainsFunc(pids[:i], func(other int) bool { return sameMemory(pid, other) }) {
+			continue // it was started just now, and still is its parent's shadow
+		}
 		pss, hwm := memoryOf(pid)
 		now += pss
 		high = max(high, hwm)
@@ -94,6 +99,13 @@ func tree(roots []int) []int {
 		}
 	}
 	return list
+}
+
+// sameMemory reports whether two processes use one address space (kcmp(2), KCMP_VM).
+func sameMemory(a, b int) bool {
+	const vm = 1
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), vm, 0, 0, 0)
+	return errno == 0 && order == 0
 }
 
 // memoryOf returns a process's share of what is in memory now (a page that two processes have is half of each one's), and
