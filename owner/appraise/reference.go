@@ -19,6 +19,7 @@ const (
 	RefSNPMicrocode    = "snp_microcode"
 	RefSNPFirmware     = "snp_snp_svn"
 	RefSNPTEE          = "snp_tee_svn"
+	RefSNPFMC          = "snp_fmc" // ours: Trustee knows no name for Turin's additional version
 	RefSNPSMTEnabled   = "snp_smt_enabled"
 	RefSNPTSMEEnabled  = "snp_tsme_enabled"
 	RefSNPABIMajor     = "snp_guest_abi_major"

@@ -3,6 +3,7 @@ package snp
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 
 	"github.com/google/go-sev-guest/abi"
 
@@ -81,6 +82,13 @@ func (v *Verifier) judge(ctx context.Context, report *kbs.SNPReport, policy abi.
 		appraise.RefSNPMicrocode:  report.ReportedTCB.Microcode,
 		appraise.RefSNPFirmware:   report.ReportedTCB.SNP,
 		appraise.RefSNPTEE:        report.ReportedTCB.TEE,
+	}
+	if fmc := report.ReportedTCB.FMC; fmc != nil {
+		if want, err := v.References.Reference(ctx, appraise.RefSNPFMC); err != nil {
+			return vector, fmt.Errorf("read reference value %s: %w", appraise.RefSNPFMC, err)
+		} else if want != nil { // owners who use Trustee's names have none for it
+			firmware[appraise.RefSNPFMC] = *fmc
+		}
 	}
 	if ok, err = match(firmware); err != nil {
 		return vector, err

@@ -45,7 +45,7 @@ func TestRealTurinCertificate(t *testing.T) {
 }
 
 func TestCertificateFromFiles(t *testing.T) {
-	real := genoa(t)
+	authentic := genoa(t)
 	turin := signers()["Turin"]
 	var forged kbs.SNPEvidence
 	if err := json.Unmarshal(forge(t, turin, snptest.Report{ReportData: []byte("x")}), &forged); err != nil {
@@ -57,8 +57,8 @@ func TestCertificateFromFiles(t *testing.T) {
 		file     string
 	}{
 		"genoa": {
-			real, func(o Options) *Verifier { return verifier(t, o) },
-			"Genoa/" + hex.EncodeToString(real.Report.ChipID) + "?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=25",
+			authentic, func(o Options) *Verifier { return verifier(t, o) },
+			"Genoa/" + hex.EncodeToString(authentic.Report.ChipID) + "?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=25",
 		},
 		"turin": {
 			&forged, func(o Options) *Verifier { return forgedVerifier(t, turin, o) },

@@ -378,6 +378,16 @@ func TestJudgement(t *testing.T) {
 			}
 		})
 	}
+	turin := signers()["Turin"]
+	for want, fmc := range map[int8]float64{appraise.HardwareGenuine: 2, appraise.HardwareUnknown: 3} {
+		references := trusted(turin, measurement)
+		references[appraise.RefSNPFMC] = []any{fmc}
+		result, err := forgedVerifier(t, turin, Options{References: references}).Verify(t.Context(),
+			appraise.Evidence{Raw: forge(t, turin, snptest.Report{ReportData: []byte("x"), Measurement: measurement}), ReportData: []byte("x")})
+		if err != nil || result.Vector.Hardware != want {
+			t.Errorf("FMC %v: got %+v, %v", fmc, result, err)
+		}
+	}
 	fault := errors.New("store is down")
 	v := forgedVerifier(t, s, Options{References: broken{fault}})
 	if _, err := v.Verify(t.Context(), appraise.Evidence{Raw: forge(t, s, snptest.Report{ReportData: []byte("x")}), ReportData: []byte("x")}); !errors.Is(err, fault) {
