@@ -44,6 +44,8 @@ type Options struct {
 	RefuseSample bool
 	// SNPTestRoots makes the broker believe SNP reports forged under these roots; see package snptest.
 	SNPTestRoots snp.Roots
+	// Devices verify additional evidence.
+	Devices []broker.DeviceVerifier
 	// Policy replaces the resource policy.
 	Policy broker.Policy
 	// Now replaces the clock.
@@ -165,7 +167,7 @@ func (b *Broker) assemble(tb testing.TB, o *Options) {
 		o.Policy = policies
 	}
 	b.Handler, err = broker.New(broker.Options{
-		Verifiers: verifiers, Policy: o.Policy, Store: b.store, Tokens: tokens, Audit: b.audits, Now: o.Now,
+		Verifiers: verifiers, Devices: o.Devices, Policy: o.Policy, Store: b.store, Tokens: tokens, Audit: b.audits, Now: o.Now,
 		Policies: policies, Appraisal: policies, References: references, SessionKey: sessionKey,
 		Admins:        b.admins,
 		TokenLifetime: o.TokenLifetime, SessionLifetime: o.SessionLifetime, MaxSessions: o.MaxSessions,
