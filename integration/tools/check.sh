@@ -30,6 +30,13 @@ for dir in . integration/tools; do
     [ "$got" = v2.4.2 ] || fault "$dir resolves containerd to $got, not v2.4.2"
 done
 
+# sigstore-go from 1.4.0 on demands a newer Go than ours. Modules of their own follow this one's versions.
+got=$(version proto/sigstore/oracle github.com/sigstore/sigstore-go)
+[ "$got" = v1.3.0 ] || fault "proto/sigstore/oracle resolves sigstore-go to $got, not v1.3.0"
+for dir in proto/sigstore/oracle proto/volume/oracle; do
+    (cd "$dir" && go mod tidy -diff >/dev/null) || fault "$dir/go.mod is not tidy: run go mod tidy there"
+done
+
 # --- who may import whom ------------------------------------------------------------------------------------------
 deps() { go list -deps "$@" 2>/dev/null; }
 parties=(snapshotter shim guestpull owner)

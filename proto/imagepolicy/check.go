@@ -60,7 +60,7 @@ func (v *Verdict) Signed() bool {
 // Check decides whether an image may run. PermissionDenied: it may not; the error says what is missing. NotImplemented:
 // the policy demands what cannot be checked here. Errors of the registry and of the key broker keep their class.
 func (p *Policy) Check(ctx context.Context, img Image, repo Repository, keys Keys) (*Verdict, error) {
-	image, err := parseName(img.Reference)
+	image, err := parseImage(img.Reference)
 	if err != nil {
 		return nil, err
 	}

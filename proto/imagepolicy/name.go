@@ -59,6 +59,20 @@ func parseName(text string) (name, error) {
 	return n, nil
 }
 
+// parseImage reads the name of an image that is to be pulled. It must be the name that the pull uses: a short one of Docker
+// Hub would be looked up in the policy under another repository than it is fetched from.
+func parseImage(text string) (name, error) {
+	n, err := parseName(text)
+	if err != nil {
+		return n, err
+	}
+	_, path, _ := strings.Cut(text, "/")
+	if strings.HasPrefix(n.repository, "docker.io/library/") && !strings.HasPrefix(path, "library/") {
+		return name{}, fmt.Errorf("image name %.200q leaves out library/, write %s: %w", text, n, errdefs.ErrInvalidArgument)
+	}
+	return n, nil
+}
+
 // isHost tells registries from the first part of a short name.
 func isHost(host string) bool {
 	return hostPattern.MatchString(host) && (strings.ContainsAny(host, ".:") || host == "localhost")

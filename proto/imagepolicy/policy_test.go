@@ -147,6 +147,31 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// TestImageNames: the name of an image is what is fetched, and no short form of it.
+func TestImageNames(t *testing.T) {
+	p, err := Parse([]byte(`{"default":[{"type":"insecureAcceptAnything"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for reference, want := range map[string]error{
+		"docker.io/library/busybox:1":       nil,
+		"index.docker.io/library/busybox:1": nil,
+		"docker.io/team/app@" + sha:         nil,
+		"docker.io/busybox:1":               errdefs.ErrInvalidArgument,
+		"index.docker.io/busybox@" + sha:    errdefs.ErrInvalidArgument,
+		"busybox":                           errdefs.ErrInvalidArgument,
+		"":                                  errdefs.ErrInvalidArgument,
+		"a.b/c:1/d":                         errdefs.ErrInvalidArgument,
+		"a.b/../c:1":                        errdefs.ErrInvalidArgument,
+		"a.b/c@sha256:0":                    errdefs.ErrInvalidArgument,
+		"a.b/" + strings.Repeat("c", 1024):  errdefs.ErrInvalidArgument,
+	} {
+		if _, err := p.Check(t.Context(), Image{Reference: reference}, nil, nil); !errors.Is(err, want) {
+			t.Errorf("%.40q: %v", reference, err)
+		}
+	}
+}
+
 func TestMatch(t *testing.T) {
 	const app, index = "reg.example/team/app", "index.docker.io/library/busybox"
 	for rule, images := range map[string]map[string][2][]string{ // image -> identities that are accepted, refused
