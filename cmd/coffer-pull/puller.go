@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
@@ -32,7 +31,7 @@ func pullerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "kbs-url", Usage: "get keys from the key broker at this `URL`, with sample evidence"},
 		&cli.StringFlag{Name: "kbs-ca", Usage: "trust only the authorities in this PEM `FILE` for the broker", TakesFile: true},
 		&cli.StringFlag{Name: "key-file", Usage: "use the 32 bytes in this `FILE` for all encrypted layers, instead of a broker", TakesFile: true},
-		&cli.DurationFlag{Name: "idle-timeout", Usage: "give a registry up that is silent for so long", Value: 30 * time.Second},
+		&cli.DurationFlag{Name: "idle-timeout", Usage: "give a registry up that is silent for so long (default: what the initdata says, or 30s)"},
 		&cli.IntFlag{Name: "parallel", Usage: "layers to work on at a time (default: one per processor)"},
 	}
 }
@@ -58,7 +57,9 @@ func newPuller(c *cli.Context, root string, tracker *image.Tracker) (*image.Pull
 	if err != nil {
 		return nil, err
 	}
-	config.IdleTimeout = c.Duration("idle-timeout")
+	if c.IsSet("idle-timeout") {
+		config.IdleTimeout = c.Duration("idle-timeout")
+	}
 	for _, host := range c.StringSlice("plain-http") {
 		config.Registries = append(config.Registries, registry.Registry{Prefix: host, PlainHTTP: true})
 	}

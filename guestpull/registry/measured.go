@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/net/http/httpproxy"
@@ -20,7 +21,7 @@ type Fetch func(ctx context.Context, uri string) ([]byte, error)
 // FromMeasured takes what the measured document says about registries: settings from its cdh.toml, and its hosts.toml and
 // auth.json entries. fetch is nil without a key broker. The result still needs New to be checked.
 func FromMeasured(doc *initdata.Document, s *initdata.ImageSettings, fetch Fetch) (Config, error) {
-	config := Config{ExtraRoots: []byte(strings.Join(s.ExtraRoots, "\n"))}
+	config := Config{ExtraRoots: []byte(strings.Join(s.ExtraRoots, "\n")), IdleTimeout: time.Duration(s.PullProgress)}
 	if s.Registries != nil {
 		config.Registries = registries(s.Registries)
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	hostconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
@@ -43,6 +44,27 @@ func measured(t *testing.T, data map[string]string, resources map[string]string)
 	}
 	config.Attempts, config.IdleTimeout = 2, testIdle
 	return New(config)
+}
+
+// TestMeasuredSilence: the document says how long a registry may be silent.
+func TestMeasuredSilence(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": defaultIdleTimeout, "[image]\nimage_pull_progress_timeout = \"2m\"": 2 * time.Minute} {
+		cdh, err := initdata.ParseCDH(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := FromMeasured(nil, &cdh.Image, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.whole.sites[nil].http.Transport.(*transport).idle; got != want {
+			t.Errorf("%q: silent for %s, want %s", text, got, want)
+		}
+	}
 }
 
 // TestHostsLikeContainerd holds the places that a hosts.toml names against those that containerd would ask.

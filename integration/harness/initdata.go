@@ -19,6 +19,8 @@ type Guest struct {
 	Strict bool
 	// ImagePolicy is a containers-policy.json; empty means none.
 	ImagePolicy string
+	// PullProgress is how long a registry may be silent, as in "10s"; empty means the guest's default.
+	PullProgress string
 }
 
 // developmentOnly is the coffer.toml of a document whose guest believes its host.
@@ -37,6 +39,9 @@ func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
 	fmt.Fprintf(&cdh, "[image]\nextra_root_certificates = ['''\n%s''']\n", n.CA.PEM)
 	if guest.ImagePolicy != "" {
 		fmt.Fprintf(&cdh, "image_security_policy = '''%s'''\n", guest.ImagePolicy)
+	}
+	if guest.PullProgress != "" {
+		fmt.Fprintf(&cdh, "image_pull_progress_timeout = %q\n", guest.PullProgress)
 	}
 	for _, host := range append([]string{n.HTTP.Host}, guest.PlainRegistries...) {
 		fmt.Fprintf(&cdh, "[[image.registry_config.registry]]\nlocation = %q\ninsecure = true\n", host)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -18,6 +19,8 @@ const (
 	DefaultWorkDir        = "/run/kata-containers/image/"
 	DefaultParallelLayers = 3
 	maxParallelLayers     = 64
+
+	minPullProgress, maxPullProgress = time.Second, time.Hour
 )
 
 // AAConfig is aa.toml: whom the guest attests to.
@@ -92,15 +95,31 @@ type ImageSettings struct {
 	Registries *RegistryConfig `toml:"registry_config"`
 
 	// SecurityPolicy is a containers-policy.json, SecurityPolicyURI one that the key broker has. At most one is set.
-	SecurityPolicyURI  string       `toml:"image_security_policy_uri"`
-	SecurityPolicy     string       `toml:"image_security_policy"`
-	SigstoreConfigURI  string       `toml:"sigstore_config_uri"`
-	SigstoreConfig     string       `toml:"sigstore_config"`
-	CredentialsURI     string       `toml:"authenticated_registry_credentials_uri"`
-	RegistryConfigURI  string       `toml:"registry_configuration_uri"`
-	Proxy              *ProxyConfig `toml:"image_pull_proxy"`
-	UnusedKBC          string       `toml:"kbc"`
-	UnusedKeyBrokerURI string       `toml:"kbs_uri"`
+	SecurityPolicyURI string       `toml:"image_security_policy_uri"`
+	SecurityPolicy    string       `toml:"image_security_policy"`
+	SigstoreConfigURI string       `toml:"sigstore_config_uri"`
+	SigstoreConfig    string       `toml:"sigstore_config"`
+	CredentialsURI    string       `toml:"authenticated_registry_credentials_uri"`
+	RegistryConfigURI string       `toml:"registry_configuration_uri"`
+	Proxy             *ProxyConfig `toml:"image_pull_proxy"`
+	// PullProgress is how long a registry may send nothing, as containerd's setting of this name; 0 leaves it to the puller.
+	// Other pullers in guests ignore it.
+	PullProgress       Duration `toml:"image_pull_progress_timeout"`
+	UnusedKBC          string   `toml:"kbc"`
+	UnusedKeyBrokerURI string   `toml:"kbs_uri"`
+}
+
+// Duration is written as Go writes durations, for example "90s".
+type Duration time.Duration
+
+// UnmarshalText reads a duration.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as \"90s\"", clip(string(text)))
+	}
+	*d = Duration(parsed)
+	return nil
 }
 
 // ProxyConfig is the puller's HTTP proxy, with the meaning of the environment variables of these names.
@@ -207,6 +226,9 @@ func (c *CDHConfig) faults() error {
 	}
 	if n := c.Image.ParallelLayers; n < 1 || n > maxParallelLayers {
 		faults = append(faults, fmt.Errorf("image.max_concurrent_layer_downloads_per_image %d is not within 1 and %d", n, maxParallelLayers))
+	}
+	if d := time.Duration(c.Image.PullProgress); d != 0 && (d < minPullProgress || d > maxPullProgress) {
+		faults = append(faults, fmt.Errorf("image.image_pull_progress_timeout %s is not within %s and %s", d, minPullProgress, maxPullProgress))
 	}
 	for i, cert := range c.Image.ExtraRoots {
 		if cert == "" {

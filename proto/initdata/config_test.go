@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -35,6 +36,7 @@ kbs_cert = """` + testCA + `"""
 work_dir = "/run/image"
 max_concurrent_layer_downloads_per_image = 5
 image_security_policy = '{"default": [{"type": "reject"}]}'
+image_pull_progress_timeout = "2m"
 extra_root_certificates = ["""` + testCA + `"""]
 [image.registry_config]
 unqualified-search-registries = ["docker.io"]
@@ -49,7 +51,8 @@ insecure = true
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.KBC.URL != "https://kbs.example:8443/base" || c.KBC.Cert != testCA || c.Image.WorkDir != "/run/image" || c.Image.ParallelLayers != 5 || len(c.Image.ExtraRoots) != 1 {
+	if c.KBC.URL != "https://kbs.example:8443/base" || c.KBC.Cert != testCA || c.Image.WorkDir != "/run/image" || c.Image.ParallelLayers != 5 || len(c.Image.ExtraRoots) != 1 ||
+		time.Duration(c.Image.PullProgress) != 2*time.Minute {
 		t.Errorf("got %+v", c)
 	}
 	r := c.Image.Registries.Registries[0]
@@ -83,6 +86,9 @@ func TestParseCDHRefuses(t *testing.T) {
 		"broken cert":      {kbc + "kbs_cert = \"x\"", errdefs.ErrInvalidArgument, []string{"kbs_cert"}},
 		"work dir":         {"[image]\nwork_dir = \"../x\"", errdefs.ErrInvalidArgument, []string{"work_dir"}},
 		"parallel":         {"[image]\nmax_concurrent_layer_downloads_per_image = 0", errdefs.ErrInvalidArgument, []string{"max_concurrent"}},
+		"short silence":    {"[image]\nimage_pull_progress_timeout = \"10ms\"", errdefs.ErrInvalidArgument, []string{"image_pull_progress_timeout 10ms"}},
+		"endless silence":  {"[image]\nimage_pull_progress_timeout = \"1000h\"", errdefs.ErrInvalidArgument, []string{"image_pull_progress_timeout 1000h"}},
+		"no duration":      {"[image]\nimage_pull_progress_timeout = \"soon\"", errdefs.ErrInvalidArgument, []string{"soon", "such as"}},
 		"all at once":      {"[kbc]\nname = \"cc_kbc\"\n[image]\nwork_dir = \"x\"", errdefs.ErrInvalidArgument, []string{"kbc.url", "work_dir"}},
 		"location": {"[[image.registry_config.registry]]\nlocation = \"http://x\"", errdefs.ErrInvalidArgument, []string{
 			"registry[0].location"}},
