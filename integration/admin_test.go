@@ -22,6 +22,7 @@ import (
 
 // TestAdmin looks at a node as its admin does: doctor, ps, console, events and metrics, and what a killed shim leaves.
 func TestAdmin(t *testing.T) {
+	t.Parallel()
 	node := ownNode(t, harness.Options{ShimConfig: "[guest]\nshow_console = true\n"})
 	if _, err := os.Stat(node.AdminTool()); err != nil {
 		require.Missing(t, err.Error()+": run make build")

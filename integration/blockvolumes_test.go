@@ -14,11 +14,9 @@ import (
 	"github.com/coffer-project/coffer/integration/require"
 )
 
-// TestBlockVolumes hands block devices of the node to containers, several of them to several containers.
-func TestBlockVolumes(t *testing.T) {
-	node := sharedNode(t)
+// volumesBlock hands block devices of the node to containers, several of them to several containers.
+func volumesBlock(t *testing.T, l *lab, _ *kubelet) {
 	data, shared := loopDevice(t, "data on the node", 4*mebibyte), loopDevice(t, "for two readers.", 2*mebibyte)
-	l := newLab(t, node, "coffer", encryptedImage(t, node), nil)
 	volumes := func(devices ...*runtime.Device) func(*runtime.ContainerConfig) {
 		return func(config *runtime.ContainerConfig) { config.Devices = devices }
 	}

@@ -17,6 +17,7 @@ import (
 // TestContribContainerd: the real containerd reads each drop-in, and doctor finds the main one complete, alone and with that of
 // node-default mode.
 func TestContribContainerd(t *testing.T) {
+	t.Parallel()
 	tools, err := harness.FindTools()
 	if err != nil {
 		require.Missing(t, err.Error())
@@ -102,6 +103,7 @@ func checkComplete(t *testing.T, tools harness.Tools, config, snapshotter string
 
 // TestContribUnits: systemd reads the units without a complaint.
 func TestContribUnits(t *testing.T) {
+	t.Parallel()
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("systemd-analyze is not installed here, and nothing else reads units")

@@ -28,6 +28,7 @@ type ctrLab struct {
 
 // TestCtr runs containers by ctr, which knows no pods: each makes a VM of its own.
 func TestCtr(t *testing.T) {
+	t.Parallel()
 	node := sharedNode(t)
 	l := &ctrLab{node: node, image: encryptedImage(t, node)}
 	var err error

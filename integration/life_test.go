@@ -12,6 +12,7 @@ import (
 
 // TestLife leads containers of an encrypted image through everything that CRI can ask of them, in one pod.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	node := sharedNode(t)
 	l := newLab(t, node, "coffer", encryptedImage(t, node), func(config *runtime.PodSandboxConfig) {
 		config.Hostname = "lively"

@@ -52,6 +52,7 @@ func (l *lab) wantUser(t *testing.T, c *harness.Container, when, want string) {
 
 // TestImageConfig runs images of which only the guest can read what they say of users and volumes.
 func TestImageConfig(t *testing.T) {
+	t.Parallel()
 	node := sharedNode(t)
 	l := newLab(t, node, "coffer", encryptedImage(t, node), func(config *runtime.PodSandboxConfig) {
 		config.Linux.SecurityContext.NamespaceOptions = &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER}

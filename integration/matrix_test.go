@@ -93,11 +93,13 @@ var expected = map[string]struct {
 // TestMatrix pulls and runs images in all combinations of the two worlds. Each works, or ends with one error that says
 // what to do; in no case does the host fetch a layer that it could read of an image that is encrypted.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string]harness.Options{
 		"handler": {}, "handler-local-pull": {LocalPull: true},
 		"default": {NodeDefault: true}, "default-local-pull": {NodeDefault: true, LocalPull: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newMatrix(t, options)
 			before := m.snapshots(t)
 			m.run(t, "fresh", allCells())

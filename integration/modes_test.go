@@ -10,28 +10,6 @@ import (
 	"github.com/coffer-project/coffer/integration/harness"
 )
 
-// TestPodSandboxMode runs pods whose sandbox containerd makes itself, by a pause image. That one comes through the
-// snapshotter as an ordinary image; nothing of it runs.
-func TestPodSandboxMode(t *testing.T) {
-	node := sharedNode(t)
-	mark, err := node.HTTP.Mark()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newLab(t, node, "coffer-podsandbox", encryptedImage(t, node), func(config *runtime.PodSandboxConfig) {
-		config.Hostname = "with-pause"
-	})
-	if !exists(t, l, harness.PauseImage) {
-		t.Error("the pause image was not pulled")
-	}
-	checkPulledInGuest(t, l, mark)
-	runsAsUsual(t, l)
-	l.remove(t)
-	if err := node.Leftovers(); err != nil {
-		t.Error(err)
-	}
-}
-
 // checkPulledInGuest runs a container and compares who has fetched what of its image since mark.
 func checkPulledInGuest(t *testing.T, l *lab, mark int64) {
 	t.Helper()

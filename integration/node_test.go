@@ -43,6 +43,7 @@ func configuredLayout(t *testing.T, node *harness.Node, config ocispec.ImageConf
 
 // TestRunc runs an ordinary container beside Coffer's handlers: our plugin must not disturb the rest of the node.
 func TestRunc(t *testing.T) {
+	t.Parallel()
 	node := sharedNode(t)
 	reference := node.HTTP.Host + "/test/runc:v1"
 	if err := node.Ctl(t.Context(), true, "image", "copy", "oci:"+busyboxLayout(t, node).Dir, reference, "--plain-http"); err != nil {

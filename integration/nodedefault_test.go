@@ -17,6 +17,7 @@ import (
 
 // TestNodeDefault turns a node that has images and pods to node-default mode, uses it, and turns it back.
 func TestNodeDefault(t *testing.T) {
+	t.Parallel()
 	m := newMatrix(t, harness.Options{GuestImages: []string{"*/secret-*"}})
 	old := m.put(t, "old", false)
 	m.mustPull(t, old)

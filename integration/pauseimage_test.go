@@ -12,10 +12,12 @@ import (
 // TestPauseImage makes pods of runc and pods with a sandbox of containerd's under Coffer's handler from one pause image.
 // containerd pulls it once, for whichever comes first, and each way works with the snapshotter's default configuration.
 func TestPauseImage(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string]harness.Options{
 		"handler": {}, "default": {NodeDefault: true, LocalPull: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := &matrix{node: ownNode(t, options), mode: "handler"}
 			if options.NodeDefault {
 				m.mode = "default"

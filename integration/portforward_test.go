@@ -52,6 +52,7 @@ wait
 
 // TestPortForward reaches servers in a pod as kubectl port-forward does, and by a port of the node.
 func TestPortForward(t *testing.T) {
+	t.Parallel()
 	node := sharedNode(t)
 	reference := node.HTTP.Host + "/" + slug(t) + ":v1"
 	if err := node.Ctl(t.Context(), true, "image", "copy", "oci:"+busyboxLayout(t, node).Dir, reference, "--plain-http"); err != nil {

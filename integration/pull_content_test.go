@@ -110,18 +110,10 @@ var contentFaults = map[string]contentFault{
 	},
 }
 
-// pullContentFaults starts, in one pod, containers from images that were damaged or tampered with and whose digests
-// were made to fit. Afterwards the pod runs an image that is sound.
-func pullContentFaults(t *testing.T, node *harness.Node) {
-	broker := startBroker(t, node)
-	registry := openShop(t, node)
-	base := busyboxLayer(t, node)
-	plain := registry.put("base", registrytest.NewImage([]registrytest.Layer{base}, nil, nil))
-	pod := runPullPod(t, node, "content-faults", harness.Guest{
-		BrokerURL: broker.URL, PlainRegistries: []string{registry.host()}, ImagePolicy: signaturePolicy(registry.host()),
-	}, nil)
-	keep(t, pod, plain)
-
+// contentFaultsIn starts containers from images that were damaged or tampered with and whose digests were made to fit, in a
+// pod that holds their base. Afterwards the pod runs an image that is sound.
+func contentFaultsIn(t *testing.T, node *harness.Node, pod *harness.Pod, registry *shop, broker *brokertest.Broker, base registrytest.Layer) {
+	t.Helper()
 	for name, tc := range contentFaults {
 		t.Run(name, func(t *testing.T) {
 			key := "kbs:///content/" + name + "/kek"

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net/http"
 	"regexp"
 	"strconv"
 	"testing"
@@ -24,29 +25,53 @@ const (
 	mib         = 1 << 20
 )
 
-// pullSmallPod works in a pod of little memory whose key broker is not there: images that do not fit are refused
-// before the guest runs out of memory, what fails gives its memory back, and plain images need no broker.
+// pullSmallPod works in a pod of little memory whose key broker keeps silent, and then is not there: images that do not fit
+// are refused before the guest runs out of memory, what fails gives its memory back, and plain images need no broker.
 func pullSmallPod(t *testing.T, node *harness.Node) {
 	registry := openShop(t, node)
-	gone, err := node.Listen()
+	silent, err := node.Serve(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	if err != nil {
 		t.Fatal(err)
 	}
-	brokerURL := "http://" + gone.Addr().String()
-	gone.Close()
+	defer silent.Close()
+	brokerURL := "http://" + silent.Host
 	s := &pullSite{node: node, registry: registry, base: busyboxLayer(t, node)}
 	s.pod = runPullPod(t, node, "small", harness.Guest{BrokerURL: brokerURL, PlainRegistries: []string{registry.host()}},
 		map[string]string{"io.katacontainers.config.hypervisor.default_memory": strconv.Itoa(smallMemory)})
 	keep(t, s.pod, registry.put("base", s.image()))
 
+	const key = "kbs:///broker/gone/kek"
+	reference := registry.sealed(t, "sealed", key, newKEK(t, nil, key), s.image(hello(registrytest.Gzip, "x")), onlyLayer(1))
+	pull(t, s.pod, reference)
+	var refused, fault error
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		_, refused, fault = try(t.Context(), node, s.pod, "waits", reference, "/bin/true")
+	}()
+	free := s.testTooLarge(t)
+	s.testGivesBack(t, free)
+	t.Run("silent broker", func(t *testing.T) {
+		<-waited
+		if fault != nil {
+			t.Fatal(fault)
+		}
+		layer := registry.manifest(t, "sealed").Layers[1].Digest.String()
+		wantRefused(t, refused, reference, "layer "+layer, "key broker "+brokerURL+": authentication failed after 2 attempts: no answer in time",
+			"check that the broker runs")
+		for _, r := range registry.Requests() {
+			if r.Object == layer {
+				t.Errorf("the layer was asked for by %s, which has no key", r.Client)
+			}
+		}
+	})
 	t.Run("no broker", func(t *testing.T) {
-		const key = "kbs:///broker/gone/kek"
-		reference := registry.sealed(t, "sealed", key, newKEK(t, nil, key), s.image(hello(registrytest.Gzip, "x")), onlyLayer(1))
+		if err := silent.Close(); err != nil {
+			t.Fatal(err)
+		}
 		wantRefused(t, s.refusal(t, reference), reference, key, "key broker "+brokerURL, "after 5 attempts", "connection refused",
 			"check that the broker runs and that the guest's network reaches it")
 	})
-	free := s.testTooLarge(t)
-	s.testGivesBack(t, free)
 }
 
 // refusal returns the error with which CRI refuses a container, or nil.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -87,7 +86,7 @@ var registryFaults = map[string]registryFault{
 	},
 	"stalled": {
 		strike: onLayer(registrytest.Fault{Action: registrytest.Stall}),
-		want:   []string{"layer 2 of 3", "{layer}", "registry {host}", "sent nothing for 30s"},
+		want:   []string{"layer 2 of 3", "{layer}", "registry {host}", "sent nothing for 10s"},
 	},
 	"truncated": {
 		strike: onLayer(registrytest.Fault{Action: registrytest.Truncate}),
@@ -135,32 +134,15 @@ type registryCase struct {
 	again         string
 }
 
-// pullRegistryFaults runs images in one pod whose registries fail at the moment when the guest asks: all at once, as
-// most of the time is spent waiting. A container whose registry was healed must run, in the same pod.
-func pullRegistryFaults(t *testing.T, node *harness.Node) {
-	broker := startBroker(t, node)
-	base := openShop(t, node)
-	plain := []string{base.host()}
+// newRegistryCases makes a case of each fault. They fail at the moment when the guest asks, all at once. A container whose
+// registry was healed must run, in the same pod.
+func newRegistryCases(t *testing.T, node *harness.Node, broker *brokertest.Broker) map[string]*registryCase {
+	t.Helper()
 	cases := map[string]*registryCase{}
 	for name, fault := range registryFaults {
-		c := newRegistryCase(t, node, broker, name, fault)
-		cases[name] = c
-		if !fault.unmarked {
-			plain = append(plain, c.shop.host())
-		}
+		cases[name] = newRegistryCase(t, node, broker, name, fault)
 	}
-	pod := runPullPod(t, node, "registry-faults", harness.Guest{BrokerURL: broker.URL, PlainRegistries: plain}, nil)
-	keep(t, pod, base.put("base", registrytest.NewImage([]registrytest.Layer{busyboxLayer(t, node)}, nil, nil)))
-
-	var group sync.WaitGroup
-	for name, c := range cases {
-		pull(t, pod, c.reference)
-		group.Go(func() { c.run(t, node, pod, name) })
-	}
-	group.Wait()
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) { c.testOutcome(t, name) })
-	}
+	return cases
 }
 
 // newRegistryCase makes an image of three layers, of which the guest has the lowest and misses the others: what fails is

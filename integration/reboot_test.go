@@ -9,11 +9,12 @@ import (
 	"github.com/coffer-project/coffer/integration/harness"
 )
 
-// TestReboot cuts the node's power under a running pod and starts the node again on the same disk.
-func TestReboot(t *testing.T) {
-	node := ownNode(t, harness.Options{})
+// testPowerCut cuts the node's power under a running pod and starts the node again on the same disk. It returns that pod, which
+// is dead, and a new one.
+func testPowerCut(t *testing.T, node *harness.Node) (old, fresh *lab) {
+	t.Helper()
 	image := encryptedImage(t, node)
-	old := newLab(t, node, "coffer", image, nil)
+	old = newLab(t, node, "coffer", image, nil)
 	c := old.start(t, nil, "/bin/sh", "-c", "echo ready; sleep 100000")
 	old.says(t, c, "ready")
 	if err := node.PowerCut(old.ctx(t)); err != nil {
@@ -33,30 +34,28 @@ func TestReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	t.Run("the old pod is not ready", func(t *testing.T) {
+	t.Run("after a power cut the old pod is not ready", func(t *testing.T) {
 		awaitNotReady(t, old)
 		// Nobody saw how it ended.
 		if status := old.wait(t, c); status.ExitCode != 255 {
 			t.Errorf("the container's exit status is %d (%s), want 255", status.ExitCode, status.Reason)
 		}
 	})
-	t.Run("a new pod runs", func(t *testing.T) {
+	fresh = &lab{node: node, image: image} // which the node still has
+	t.Run("after a power cut a new pod runs", func(t *testing.T) {
 		annotations, err := node.PodAnnotations(harness.Guest{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		fresh := &lab{node: node, image: image} // which the node still has
-		config := node.CRI.PodConfig("fresh", annotations)
-		if fresh.pod, err = node.CRI.RunPod(fresh.ctx(t), "coffer", config); err != nil {
+		if fresh.pod, err = node.CRI.RunPod(fresh.ctx(t), "coffer", node.CRI.PodConfig("fresh", annotations)); err != nil {
 			t.Fatal(err)
 		}
-		defer fresh.remove(t)
 		if got := fresh.sh(t, fresh.sleeper(t, nil), "echo hello"); got != "hello" {
 			t.Errorf("a container says %q", got)
 		}
 	})
-	t.Run("the old pod is removed", func(t *testing.T) {
-		old.remove(t)
-		checkGone(t, node)
-	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	return old, fresh
 }

@@ -16,10 +16,11 @@ import (
 	"github.com/coffer-project/coffer/integration/registrytest"
 )
 
-// TestRestarts kills the node's daemons one after another while a pod runs that must not notice.
+// TestRestarts cuts a node's power, and then kills its daemons one after another while a pod runs that must not notice.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	node := ownNode(t, harness.Options{})
-	l := newLab(t, node, "coffer", encryptedImage(t, node), nil)
+	old, l := testPowerCut(t, node)
 	witness := l.start(t, nil, "/bin/sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done")
 	l.says(t, witness, "ready")
 	t.Run("snapshotter during a pull", func(t *testing.T) { testSnapshotterKilledInPull(t, l) })
@@ -33,18 +34,22 @@ func TestRestarts(t *testing.T) {
 			t.Errorf("exit status %d, want 7", status.ExitCode)
 		}
 		l.remove(t)
+	})
+	t.Run("nothing is left", func(t *testing.T) {
+		old.remove(t)
 		checkGone(t, node)
 	})
 }
 
-// manyLayers is an image whose pull takes long enough to be met half-way. Each layer is its number.
+// manyLayers is an image of more layers than other images have, whose pull takes long enough to be met half-way. Each layer
+// says its number.
 func manyLayers(t *testing.T, node *harness.Node, count int) string {
 	t.Helper()
 	var layers []registrytest.Layer
 	for i := range count {
-		layers = append(layers, registrytest.NewLayer(registrytest.Gzip, registrytest.Entry{
-			Name: fmt.Sprintf("layer-%d", i), Body: fmt.Sprintf("this is layer %d\n", i),
-		}))
+		layers = append(layers, registrytest.NewLayer(registrytest.Gzip,
+			registrytest.Entry{Name: fmt.Sprintf("layer-%d", i), Body: fmt.Sprintf("this is layer %d\n", i)},
+			registrytest.Entry{Name: "top", Body: fmt.Sprintf("the top is %d\n", i)}))
 	}
 	reference := node.HTTP.Host + "/restart/layers:v1"
 	if err := node.Ctl(t.Context(), true, "image", "copy", "oci:"+busyboxLayout(t, node, layers...).Dir, reference, "--plain-http"); err != nil {
@@ -54,7 +59,7 @@ func manyLayers(t *testing.T, node *harness.Node, count int) string {
 }
 
 func testSnapshotterKilledInPull(t *testing.T, l *lab) {
-	const layers, met = 60, 5
+	const layers, met = 100, 5
 	ctx := l.ctx(t)
 	image := manyLayers(t, l.node, layers)
 	before, err := l.node.CRI.Snapshots(ctx)
@@ -92,11 +97,11 @@ func testSnapshotterKilledInPull(t *testing.T, l *lab) {
 	}
 	c := l.start(t, func(config *runtime.ContainerConfig) {
 		config.Image.Image, config.Image.UserSpecifiedImage = image, image
-	}, "/bin/sh", "-c", "cat /layer-0 /layer-59")
+	}, "/bin/sh", "-c", "cat /layer-0 /layer-99 /top; ls /layer-* | wc -l")
 	if status := l.wait(t, c); status.ExitCode != 0 {
 		t.Errorf("exit status %d", status.ExitCode)
 	}
-	if output, err := c.Output(); err != nil || output != "this is layer 0\nthis is layer 59\n" {
+	if output, err := c.Output(); err != nil || output != "this is layer 0\nthis is layer 99\nthe top is 99\n100\n" {
 		t.Errorf("output %q, %v", output, err)
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/coffer-project/coffer/integration/harness"
-	"github.com/coffer-project/coffer/integration/registrytest"
 )
 
 // TestShim leads processes of one real VM through the cases that a shim must get right, by the shim's own socket. They are
 // those of containerd's shimtest; where the others of its list are tested:
 //
 //	Lifecycle, Events                     shim/plugin TestPodLife, TestSingleContainer; TestCtr
+//	HundredLayers                         TestRestarts/snapshotter_during_a_pull
 //	BindMountRead, LargeFileRead          TestLife/volumes
 //	OutboundTCP, OutboundUDP, DNSResolve  TestLife/network; TestCtr and every pull (the guest resolves and fetches)
 //	OOM                                   TestLife/oom
@@ -27,9 +27,9 @@ import (
 //	StressLifecycle, StressExec           TestLife/leaks
 //	Transfer, UDSRoundTrip                not offered: nothing of the host's is shared with a guest
 func TestShim(t *testing.T) {
+	t.Parallel()
 	node := sharedNode(t)
 	l := newShimLab(t, node, plainImage(t, node, "shim"))
-	t.Run("HundredLayers", func(t *testing.T) { shimHundredLayers(t, l) })
 	t.Run("exits", func(t *testing.T) { shimExits(t, l) })
 	t.Run("streams", func(t *testing.T) { shimStreams(t, l) })
 	t.Run("execs", func(t *testing.T) { shimExecs(t, l) })
@@ -41,28 +41,14 @@ func TestShim(t *testing.T) {
 	})
 }
 
-// plainImage puts a busybox image with more layers into the node's http registry and returns its reference.
-func plainImage(t *testing.T, node *harness.Node, name string, layers ...registrytest.Layer) string {
+// plainImage puts a busybox image into the node's http registry and returns its reference.
+func plainImage(t *testing.T, node *harness.Node, name string) string {
 	t.Helper()
 	reference := node.HTTP.Host + "/test/" + name + ":v1"
-	if err := node.Ctl(t.Context(), true, "image", "copy", "oci:"+busyboxLayout(t, node, layers...).Dir, reference, "--plain-http"); err != nil {
+	if err := node.Ctl(t.Context(), true, "image", "copy", "oci:"+busyboxLayout(t, node).Dir, reference, "--plain-http"); err != nil {
 		t.Fatal(err)
 	}
 	return reference
-}
-
-// shimHundredLayers runs an image of more layers than other images have.
-func shimHundredLayers(t *testing.T, l *shimLab) {
-	t.Helper()
-	layers := make([]registrytest.Layer, 100)
-	for i := range layers {
-		layers[i] = registrytest.NewLayer(registrytest.Gzip,
-			registrytest.Entry{Name: fmt.Sprintf("layer-%d", i), Body: strconv.Itoa(i)}, registrytest.Entry{Name: "top", Body: strconv.Itoa(i)})
-	}
-	usual := l.image
-	defer func() { l.image = usual }()
-	l.image = plainImage(t, l.node, "shim-layers", layers...)
-	l.runTask(t, false, "sh", "-c", "cat layer-0 layer-99 top; ls layer-* | wc -l").ends(t, 0, "09999100\n")
 }
 
 // shimExits are InitExitCodes, FastExitInit, OutputThenExit and Clock.

@@ -14,8 +14,10 @@ import (
 )
 
 // testVMDeaths kills what a running pod is made of.
-func testVMDeaths(t *testing.T, node *harness.Node) {
+func testVMDeaths(t *testing.T, all *podRow) {
+	node := all.node
 	image := encryptedImage(t, node)
+	defer all.removeImage(t, image)
 	for name, tc := range map[string]struct {
 		victim func(*harness.Pod) (int, error)
 		// want is what the shim says of the pod, if it can.
@@ -55,6 +57,7 @@ func testVMDeaths(t *testing.T, node *harness.Node) {
 			}
 			l.remove(t)
 			checkGone(t, node)
+			all.gone++
 		})
 	}
 }

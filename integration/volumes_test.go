@@ -15,8 +15,9 @@ import (
 	"github.com/coffer-project/coffer/integration/harness"
 )
 
-// TestVolumes gives a pod's containers every kind of volume that the kubelet makes of host files and memory.
+// TestVolumes gives a pod's containers every kind of volume that the kubelet makes of host files, memory and block devices.
 func TestVolumes(t *testing.T) {
+	t.Parallel()
 	node := sharedNode(t)
 	l := newLab(t, node, "coffer", encryptedImage(t, node), func(config *runtime.PodSandboxConfig) {
 		config.Linux.SecurityContext.Privileged = true // so that containers may be
@@ -28,6 +29,7 @@ func TestVolumes(t *testing.T) {
 		"empty dirs":  volumesEmptyDir,
 		"host paths":  volumesHostPath,
 		"refused":     volumesRefused,
+		"block":       volumesBlock,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l, newKubelet(t)) })
 	}
