@@ -115,6 +115,20 @@ func imageUsers(t *testing.T, l *lab) {
 			answers: map[string]string{who: "1000\n0\n0 50000\n/home/app"},
 			status:  "1000:0 [0 50000]",
 		},
+		"a number that only the guest can find, and its group": {
+			image:   named,
+			edit:    func(s *runtime.LinuxContainerSecurityContext) { s.RunAsUser = user(1000) },
+			answers: map[string]string{who: "1000\n1001\n1001 50000\n/home/app"},
+			status:  "1000:1001 [1001 50000]",
+		},
+		"a number that only the guest can find, with the super-user's group": {
+			image: named,
+			edit: func(s *runtime.LinuxContainerSecurityContext) {
+				s.RunAsUser, s.RunAsGroup = user(1000), user(0)
+			},
+			answers: map[string]string{who: "1000\n0\n0 50000\n/home/app"},
+			status:  "1000:0 [0 50000]",
+		},
 		"a number that nobody knows": {
 			image:   named,
 			edit:    func(s *runtime.LinuxContainerSecurityContext) { s.RunAsUser, s.RunAsGroup = user(4242), user(4243) },

@@ -33,6 +33,21 @@ type Users struct {
 	table hostroot.Table
 	// first is who the container's first process runs as, nil when that is not known.
 	first *specs.User
+	// asked says that a group 0 is what the pod asks for.
+	asked bool
+}
+
+// Unclear tells whether the group 0 of a user may be a wish as well as a gap: containerd writes it, too, where it finds no
+// group for the user in the folder.
+func (u Users) Unclear(in specs.User) bool {
+	_, listed := u.table.Primary(in.UID)
+	return in.UID != 0 && in.GID == 0 && in.Username == "" && !listed
+}
+
+// WithAskedGroup makes a group 0 one that is not to be completed.
+func (u Users) WithAskedGroup() Users {
+	u.asked = true
+	return u
 }
 
 // WithFirst adds who the container's first process runs as. containerd gives its ids to execs once they are in its record
@@ -113,7 +128,7 @@ func (u Users) request(in specs.User) (*ocipb.User, error) {
 	case hostroot.Reserved(in.GID):
 		return nil, fmt.Errorf("group %d: ids from %d on stand for names, and no name is known for this one: %w",
 			in.GID, hostroot.ImageGroups, errdefs.ErrInvalidArgument)
-	case byName || listed && in.UID != 0:
+	case byName || listed && in.UID != 0 || u.asked && u.Unclear(in):
 		// A group that was asked for by number, 0 included, is not to be completed.
 		out.Username = name + ":" + strconv.FormatUint(uint64(in.GID), 10)
 	}

@@ -128,6 +128,33 @@ func TestUsersWithFirst(t *testing.T) {
 	}
 }
 
+// TestUsersWithAskedGroup: a number that the folder does not list may come with a group 0 that somebody wants.
+func TestUsersWithAskedGroup(t *testing.T) {
+	files := hostroot.Collect("1000").Files()
+	users, err := LoadUsers(hostRoot(t, files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		in      specs.User
+		unclear bool
+		want    string // with the group asked for
+	}{
+		"a number":             {in: specs.User{UID: 77}, unclear: true, want: "77:0"},
+		"with another group":   {in: specs.User{UID: 77, GID: 7}},
+		"the super-user":       {},
+		"listed":               {in: specs.User{UID: 1000}, want: "1000:0"},
+		"named by the request": {in: specs.User{UID: 77, Username: "app"}, want: "app"},
+	} {
+		if got := users.Unclear(tc.in); got != tc.unclear {
+			t.Errorf("%s: unclear %t", name, got)
+		}
+		if got, err := users.WithAskedGroup().request(tc.in); err != nil || got.GetUsername() != tc.want {
+			t.Errorf("%s: %v, %v; want %q", name, got, err, tc.want)
+		}
+	}
+}
+
 func TestLoadUsers(t *testing.T) {
 	good := hostroot.Collect().Files()
 	for name, tc := range map[string]struct {

@@ -43,6 +43,27 @@ func (c *Client) Image(ctx context.Context, id string) (name string, err error) 
 	return name, err
 }
 
+// AsksForGroup tells whether whoever had CRI make a container asked for its primary group by number. The specification cannot
+// say so: its group 0 may also mean that containerd found none. A container that CRI did not make asks for none, and so does one
+// that containerd does not know. It fails with errdefs.ErrUnavailable when containerd does not answer.
+func (c *Client) AsksForGroup(ctx context.Context, id string) (asks bool, err error) {
+	err = c.ask(ctx, func(ctx context.Context, records containersapi.ContainersClient) error {
+		response, err := records.Get(ctx, &containersapi.GetContainerRequest{ID: id})
+		switch err = errgrpc.ToNative(err); {
+		case errdefs.IsNotFound(err):
+			return nil
+		case err != nil:
+			return fmt.Errorf("ask containerd at %s for the wishes of container %s: %w: %w", c.address, id, err, errdefs.ErrUnavailable)
+		}
+		asks, err = asksForGroup(response.GetContainer().GetExtensions()[criExtension].GetValue())
+		if err != nil {
+			return fmt.Errorf("record of container %s in containerd at %s: %w", id, c.address, err)
+		}
+		return nil
+	})
+	return asks, err
+}
+
 // SetUser makes containerd's record say that the container's process runs as user. Nothing else of the record changes;
 // one that says so already is not written. It fails with errdefs.ErrNotFound when there is no such record, and with
 // errdefs.ErrFailedPrecondition when its specification is not one of a process.

@@ -104,6 +104,28 @@ func TestImage(t *testing.T) {
 	}
 }
 
+func TestAsksForGroup(t *testing.T) {
+	asking := func(security string) map[string]*anypb.Any {
+		return map[string]*anypb.Any{criExtension: {Value: []byte(`{"Version":"v1","Metadata":{"ID":"x","Config":{"linux":{"security_context":` + security + `}}}}`)}}
+	}
+	service := &records{records: map[string]*containersapi.Container{
+		"zero": {Extensions: asking(`{"run_as_user":{"value":7},"run_as_group":{}}`)}, "five": {Extensions: asking(`{"run_as_group":{"value":5}}`)},
+		"none": {Extensions: asking(`{"run_as_user":{"value":7}}`)}, "ctr's": {}, "broken": {Extensions: map[string]*anypb.Any{criExtension: {Value: []byte("{")}}},
+	}}
+	client := serve(t, service)
+	for id, want := range map[string]bool{"zero": true, "five": true, "none": false, "ctr's": false, "absent": false} {
+		if got, err := client.AsksForGroup(inNamespace(t), id); err != nil || got != want {
+			t.Errorf("%s: %t, %v", id, got, err)
+		}
+	}
+	if _, err := client.AsksForGroup(inNamespace(t), "broken"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("broken record: %v", err)
+	}
+	if _, err := New(filepath.Join(t.TempDir(), "nobody")).AsksForGroup(inNamespace(t), "zero"); !errdefs.IsUnavailable(err) {
+		t.Errorf("nobody listens: %v", err)
+	}
+}
+
 func TestSetUser(t *testing.T) {
 	user := specs.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{7, 1001}}
 	for name, tc := range map[string]struct {

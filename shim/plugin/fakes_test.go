@@ -255,6 +255,7 @@ func (g *guard) setIdle(idle time.Duration) {
 // fakeRecords are containerd's records of containers.
 type fakeRecords struct {
 	images map[string]string
+	groups map[string]bool // whether a group was asked for
 
 	mu    sync.Mutex
 	err   error
@@ -263,7 +264,7 @@ type fakeRecords struct {
 }
 
 func newFakeRecords() *fakeRecords {
-	return &fakeRecords{images: map[string]string{}, users: map[string]specs.User{}}
+	return &fakeRecords{images: map[string]string{}, groups: map[string]bool{}, users: map[string]specs.User{}}
 }
 
 func (f *fakeRecords) fail(err error) {
@@ -276,6 +277,12 @@ func (f *fakeRecords) Image(_ context.Context, id string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.images[id], f.err
+}
+
+func (f *fakeRecords) AsksForGroup(_ context.Context, id string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.groups[id], f.err
 }
 
 func (f *fakeRecords) SetUser(_ context.Context, id string, user specs.User) error {

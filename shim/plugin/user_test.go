@@ -91,6 +91,20 @@ func TestUserAfterUpdate(t *testing.T) {
 	}
 }
 
+// TestAskedGroup: the guest must not look for a group in place of a 0 that was asked for, and must where none was.
+func TestAskedGroup(t *testing.T) {
+	for _, asked := range []bool{true, false} {
+		h := newHarness(t)
+		h.runSandbox()
+		h.user, h.records.groups["c1"] = specs.User{UID: 1000, AdditionalGids: []uint32{0}}, asked
+		must(t, h.create("c1", stdioPaths{}, ofPod))
+		user := h.guest.Calls("CreateContainer")[0].Request.(*agentpb.CreateContainerRequest).GetOCI().GetProcess().GetUser()
+		if want := map[bool]string{true: "1000:0", false: ""}[asked]; user.GetUsername() != want || user.GetUID() != 1000 {
+			t.Errorf("group asked for: %t; the guest runs %v", asked, user)
+		}
+	}
+}
+
 // TestExecAsFirst: ids that the guest has told are complete; the guest must not look for a group in place of the 0.
 func TestExecAsFirst(t *testing.T) {
 	h := newHarness(t)

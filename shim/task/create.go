@@ -167,7 +167,7 @@ func (s *Service) createInGuest(
 // bundleOptions are what a container's request needs beyond its bundle. Clients other than CRI put the image's name into
 // containerd's record of the container and nowhere else.
 func (s *Service) bundleOptions(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle) (bundle.Options, error) {
-	users, err := bundle.LoadUsers(r.GetRootfs())
+	users, err := s.usersOf(ctx, r, b)
 	if err != nil {
 		return bundle.Options{}, err
 	}

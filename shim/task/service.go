@@ -82,6 +82,8 @@ var (
 type Records interface {
 	// Image is what containerd calls the image of a container, empty when it does not know.
 	Image(ctx context.Context, id string) (string, error)
+	// AsksForGroup tells whether CRI was asked for the container's primary group by number.
+	AsksForGroup(ctx context.Context, id string) (bool, error)
 	// SetUser corrects who the container's process runs as.
 	SetUser(ctx context.Context, id string, user specs.User) error
 }

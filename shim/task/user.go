@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -17,6 +18,23 @@ import (
 
 // maxGroups bounds the groups that are taken over from a guest into containerd's record.
 const maxGroups = 1024
+
+// usersOf are the names behind the ids of a container's processes. Where its specification leaves open whether a group 0 was
+// asked for, containerd's record of what CRI was asked tells. A container runs without that, too.
+func (s *Service) usersOf(ctx context.Context, r *taskapi.CreateTaskRequest, b *bundle.Bundle) (bundle.Users, error) {
+	users, err := bundle.LoadUsers(r.GetRootfs())
+	if err != nil || b.SandboxID() == "" || !users.Unclear(b.User()) {
+		return users, err
+	}
+	asked, err := s.records.AsksForGroup(ctx, r.GetID())
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("the container gets the group that its image gives its user, also if group 0 was asked for")
+	}
+	if asked {
+		users = users.WithAskedGroup()
+	}
+	return users, nil
+}
 
 // learnUser asks the guest who the container runs as, and makes containerd's record say so: CRI reports it to the kubelet,
 // and gives it to execs. A container runs without that, too.
