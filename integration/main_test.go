@@ -16,19 +16,13 @@ import (
 // itself, so that it can tell what is left behind. There come to be as many as there are tests side by side.
 var lanes struct {
 	sync.Mutex
-	all, free []*lane
-}
-
-// lane is such a node, and what it held when its first test had ended. That leaves what is meant to stay.
-type lane struct {
-	node   *harness.Node
-	before harness.Usage
+	all, free []*harness.Node
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for _, l := range lanes.all {
-		if err := l.node.Close(); err != nil {
+	for _, node := range lanes.all {
+		if err := node.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, "close a shared node:", err)
 			code = max(code, 1)
 		}
@@ -39,15 +33,15 @@ func TestMain(m *testing.M) {
 // sharedNode lends the test a node until its end, when nothing may be left on it but images.
 func sharedNode(t *testing.T) *harness.Node {
 	t.Helper()
-	l := freeLane()
-	if l == nil {
-		l = &lane{node: startNode(t, harness.Options{})}
+	node := freeNode()
+	if node == nil {
+		node = startNode(t, harness.Options{})
 		lanes.Lock()
-		lanes.all = append(lanes.all, l)
+		lanes.all = append(lanes.all, node)
 		lanes.Unlock()
 	}
 	t.Cleanup(func() {
-		if err := l.clean(); err != nil {
+		if err := node.Leftovers(); err != nil {
 			t.Error("at the end of the test:", err)
 		}
 		if t.Failed() {
@@ -55,41 +49,21 @@ func sharedNode(t *testing.T) *harness.Node {
 		}
 		lanes.Lock()
 		defer lanes.Unlock()
-		lanes.free = append(lanes.free, l)
+		lanes.free = append(lanes.free, node)
 	})
-	return l.node
+	return node
 }
 
-func freeLane() *lane {
+func freeNode() *harness.Node {
 	lanes.Lock()
 	defer lanes.Unlock()
 	last := len(lanes.free) - 1
 	if last < 0 {
 		return nil
 	}
-	l := lanes.free[last]
+	node := lanes.free[last]
 	lanes.free = lanes.free[:last]
-	return l
-}
-
-// clean fails when a test has left something, or the node holds more than it did.
-func (l *lane) clean() error {
-	if err := l.node.Leftovers(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), harness.CleanUpTime)
-	defer cancel()
-	return harness.Eventually(ctx, func(context.Context) error {
-		now, err := l.node.Usage()
-		if err != nil {
-			return err
-		}
-		delete(now, "files") // of images
-		if l.before == nil {
-			l.before = now
-		}
-		return now.Grown(l.before)
-	})
+	return node
 }
 
 // ownNode starts a node for one test, which may break it.

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// CleanUpTime is how long containerd may go on with cleaning up after it has answered.
-const CleanUpTime = 30 * time.Second
+// cleanUpTime is how long containerd may go on with cleaning up after it has answered.
+const cleanUpTime = 30 * time.Second
 
 // Leftovers tells what pods that are gone have left on the node: VMs, taps, mounts, sockets and directories. It gives
 // containerd's asynchronous clean-up its time before it complains.
 func (n *Node) Leftovers() error {
-	ctx, cancel := context.WithTimeout(context.Background(), CleanUpTime)
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTime)
 	defer cancel()
 	return Eventually(ctx, func(context.Context) error {
 		return errors.Join(n.leftProcesses(), n.leftFiles(), n.leftMounts(), n.leftTaps())
