@@ -139,6 +139,9 @@ func TestClaimsAreTrustees(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, claims[name], want)
 		}
 	}
+	if _, ok := claims["test_roots"]; ok {
+		t.Error("a real report counts as forged")
+	}
 }
 
 // A bit that changes anywhere, in the report or in the certificate, must be noticed.
@@ -285,7 +288,7 @@ func TestForgedSigner(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if result.Status != appraise.Affirming || result.PolicyID != ForgedPolicyID || result.Claims["product"] != product {
+				if result.Status != appraise.Affirming || result.PolicyID != ForgedPolicyID || result.Claims["product"] != product || result.Claims["test_roots"] != true {
 					t.Errorf("got %+v", result)
 				}
 				if _, err := verifier(t, Options{}).Verify(t.Context(), e); !errors.Is(err, errdefs.ErrPermissionDenied) {
