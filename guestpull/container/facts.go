@@ -2,8 +2,10 @@ package container
 
 import (
 	"slices"
+	"strconv"
 
 	"github.com/coffer-project/coffer/guestpull/container/origin"
+	"github.com/coffer-project/coffer/guestpull/container/rootfs"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/proto/agentpolicy"
 	"github.com/coffer-project/coffer/proto/imagepolicy"
@@ -75,6 +77,9 @@ func (m *Manager) processFacts(c *Container, p *plan) *agentpolicy.Facts {
 	f.Process = &agentpolicy.Process{
 		Args: process.Args, Cwd: process.Cwd, UID: process.User.UID, GID: process.User.GID, Groups: process.User.AdditionalGids,
 		ArgsOrigin: string(parts.Args), CwdOrigin: string(parts.WorkingDir), UserOrigin: string(parts.User), Env: variables(parts),
+	}
+	if verified, err := rootfs.Resolve(c.root, strconv.FormatUint(uint64(process.User.UID), 10), rootfs.User{}, false); err == nil {
+		f.Process.ImageGroups = append(slices.Clone(verified.Groups), verified.GID)
 	}
 	return f
 }

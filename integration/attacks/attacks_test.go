@@ -33,6 +33,7 @@ func TestHonestHost(t *testing.T) {
 	if _, err := g.ExecProcess(t.Context(), probe); err != nil {
 		t.Errorf("probe: %v", err)
 	}
+	g.run(t, "h", "helper")
 	// A restart: the container's process has ended, and a new one takes its place before the old one is removed.
 	if _, err := g.SignalProcess(t.Context(), &agentpb.SignalProcessRequest{ContainerId: "c3", Signal: 9}); err != nil {
 		t.Fatal(err)
@@ -200,6 +201,27 @@ func TestOrder(t *testing.T) {
 	refused(t, create("c2", "app"), codes.PermissionDenied, "app runs already")
 	if err := create("c1", "app"); status.Code(err) != codes.PermissionDenied && status.Code(err) != codes.AlreadyExists {
 		t.Errorf("the same call again: %v", err)
+	}
+}
+
+// TestOtherUsers changes who a container with a user of the manifest runs as.
+func TestOtherUsers(t *testing.T) {
+	images := newRegistry(t)
+	g := newGuest(t, generated(t, images), images)
+	g.run(t, "s", "setup")
+	g.run(t, "p", "proxy")
+	g.run(t, "c1", "app")
+	for name, user := range map[string]*oci.User{
+		"root":          {AdditionalGids: []uint32{2000}},
+		"other user":    {UID: 1001, AdditionalGids: []uint32{2000}},
+		"other group":   {UID: 1000, GID: 7, AdditionalGids: []uint32{2000}},
+		"further group": {UID: 1000, AdditionalGids: []uint32{2000, 6}},
+	} {
+		r := g.request("h", "helper")
+		r.OCI.Process.User = user
+		_, err := g.CreateContainer(t.Context(), r)
+		t.Log(name)
+		refused(t, err, codes.PermissionDenied, "the user is another one")
 	}
 }
 

@@ -46,6 +46,7 @@ spec:
     env: [{name: VERIFY, value: "always"}]
     volumeMounts: [{name: work, mountPath: /work}]
     livenessProbe: {exec: {command: [/probe]}}
+  - {name: helper, image: registry.test/app:1, securityContext: {runAsUser: 1000, supplementalGroups: [2000]}}
 `
 
 // registry is what names mean; an attack changes it.
@@ -234,6 +235,8 @@ func (g *guest) request(id, name string) *agentpb.CreateContainerRequest {
 	switch name {
 	case "setup":
 		process.Args, process.Env = []string{"/setup"}, []string{"MODE=safe"}
+	case "helper":
+		process.Env, process.User = []string{"MODE=safe"}, &oci.User{UID: 1000, AdditionalGids: []uint32{2000}}
 	case "proxy":
 		reference, process.Args, process.Env = "registry.test/proxy:1", []string{"/proxy"}, []string{"HOSTNAME=pod"}
 	}

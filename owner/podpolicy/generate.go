@@ -45,6 +45,7 @@ type rule struct {
 	Cwd          string            `json:"cwd"`
 	UID          *int64            `json:"uid"`
 	GID          *int64            `json:"gid"`
+	Groups       []int64           `json:"groups"`
 	Env          map[string]string `json:"env"`
 	EnvPatterns  map[string]string `json:"env_patterns"`
 	ImageEnv     []string          `json:"image_env"`
@@ -143,7 +144,7 @@ func newRule(ctx context.Context, pod *podSpec, c *container, o Options) (*rule,
 		return nil, err
 	}
 	r := &rule{
-		Digests: img.Digests, ImageEnv: list(img.Config.Env), Capabilities: strings.Fields(engineCapabilities), Mounts: map[string]string{},
+		Digests: img.Digests, ImageEnv: list(img.Config.Env), Groups: []int64{}, Capabilities: strings.Fields(engineCapabilities), Mounts: map[string]string{},
 		Exec: [][]string{}, ExecAny: o.AllowExec, Logs: []string{"stdout", "stderr"}, Stdin: c.Stdin,
 	}
 	if slices.Contains(o.NoLogs, c.Name) {
@@ -194,6 +195,12 @@ func (r *rule) addSecurity(pod, own *securityContext) error {
 		if s.RunAsGroup != nil {
 			r.GID = s.RunAsGroup
 		}
+		for _, group := range s.SupplementalGroups {
+			r.Groups = append(r.Groups, int64(group))
+		}
+		if s.FSGroup != nil {
+			r.Groups = append(r.Groups, *s.FSGroup)
+		}
 		if s.Capabilities == nil {
 			continue
 		}
@@ -203,6 +210,9 @@ func (r *rule) addSecurity(pod, own *securityContext) error {
 			}
 			r.Capabilities = append(r.Capabilities, "CAP_"+strings.TrimPrefix(name, "CAP_"))
 		}
+	}
+	if r.UID == nil && (r.GID != nil || len(r.Groups) > 0) {
+		return errors.New("groups without runAsUser cannot be bound: give the user, too")
 	}
 	return nil
 }

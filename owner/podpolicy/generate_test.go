@@ -93,6 +93,7 @@ func TestGenerate(t *testing.T) {
 		"mounts":           {compact(app.Mounts), `{"/etc/app":"copied","/scratch":"memory"}`},
 		"programs":         {compact(app.Exec), `[["/probe","-q"],["/stop"]]`},
 		"users":            {compact([]*int64{app.UID, proxy.UID, app.GID}), `[1000,0,null]`},
+		"groups":           {compact([][]int64{app.Groups, proxy.Groups}), `[[2000],[2000]]`},
 		"order":            {compact([][]string{setup.After, proxy.After, app.After, setup.Beside, proxy.Beside, app.Beside}), `[[],["setup"],["setup","proxy"],[],[],["proxy"]]`},
 		"output":           {compact([][]string{app.Logs, proxy.Logs}), `[["stdout","stderr"],[]]`},
 		"capabilities":     {proxy.Capabilities[len(proxy.Capabilities)-1], "CAP_NET_ADMIN"},
@@ -129,6 +130,7 @@ func TestGenerateRefuses(t *testing.T) {
 		"volume not there": {"kind: Pod\nspec: {containers: [{name: a, image: app, volumeMounts: [{name: v, mountPath: /v}]}]}\n", "no volume v"},
 		"block volume":     {"kind: Pod\nspec: {containers: [{name: a, image: app, volumeDevices: [{}]}]}\n", "block volumes"},
 		"privileged":       {"kind: Pod\nspec: {containers: [{name: a, image: app, securityContext: {privileged: true}}]}\n", "privileged"},
+		"group alone":      {"kind: Pod\nspec: {securityContext: {runAsGroup: 7}, containers: [{name: a, image: app}]}\n", "runAsUser"},
 		"all capabilities": {"kind: Pod\nspec: {containers: [{name: a, image: app, securityContext: {capabilities: {add: [ALL]}}}]}\n", "ALL"},
 		"too large":        {"#" + strings.Repeat("x", maxManifest), "larger than the limit"},
 	} {

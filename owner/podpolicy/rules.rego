@@ -274,21 +274,24 @@ create_faults contains "the user is another one" if {
 
 user_allowed if {
 	c.uid == null
-	c.gid == null
 	process.user_origin == "image"
 }
 
 user_allowed if {
 	c.uid != null
 	process.uid == c.uid
-	object.get(c, "gid", null) in {null, process.gid}
+	primary_allowed
+	every group in process.groups { group in allowed_groups }
 }
 
-user_allowed if {
-	c.uid == null
-	c.gid != null
-	process.gid == c.gid
+primary_allowed if process.gid == c.gid
+
+primary_allowed if {
+	c.gid == null
+	process.gid in process.image_groups
 }
+
+allowed_groups := {process.gid} | {group | some group in c.groups} | {group | some group in object.get(process, "image_groups", [])}
 
 create_faults contains sprintf("variable %s", [variable.name]) if {
 	known

@@ -69,8 +69,10 @@ type Process struct {
 	UID  uint32   `json:"uid"`
 	GID  uint32   `json:"gid"`
 	// Groups are the additional ones.
-	Groups []uint32   `json:"groups"`
-	Env    []Variable `json:"env"`
+	Groups []uint32 `json:"groups"`
+	// ImageGroups are those that the verified image puts a user of this number in, its primary one included.
+	ImageGroups []uint32   `json:"image_groups"`
+	Env         []Variable `json:"env"`
 
 	ArgsOrigin string `json:"args_origin"`
 	CwdOrigin  string `json:"cwd_origin"`
