@@ -147,6 +147,7 @@ func (b *Broker) issue(claims ear.Claims, rec *audit.Record) (string, error) {
 		return "", broken("token could not be recorded", err)
 	}
 	rec.ClaimsDigest = audit.ClaimsDigest(raw)
+	b.verified.keep(token, issued, rec.ClaimsDigest)
 	if rec.Claims, err = recordedClaims(issued); err != nil {
 		return "", broken("token could not be recorded", err)
 	}

@@ -48,15 +48,20 @@ func (v *verifiedTokens) claims(token string) (*ear.Claims, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	known = verifiedToken{claims: claims, digest: audit.ClaimsDigest(raw)}
+	digest := audit.ClaimsDigest(raw)
+	v.keep(token, claims, digest)
+	return claims, digest, nil
+}
+
+// keep remembers a token that is known to be good: one that was verified, or that this broker has just signed.
+func (v *verifiedTokens) keep(token string, claims *ear.Claims, digest string) {
 	if len(token) > maxVerifiedToken {
-		return known.claims, known.digest, nil
+		return
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.byToken) >= maxVerified {
 		clear(v.byToken)
 	}
-	v.byToken[sum] = known
-	return known.claims, known.digest, nil
+	v.byToken[sha256.Sum256([]byte(token))] = verifiedToken{claims: claims, digest: digest}
 }
