@@ -23,6 +23,7 @@ func signaturePolicy(host string) string {
 // checkSignatures starts an image that must be signed, in a pod with the policy for it: before it is signed, after somebody
 // else has signed it, and signed by the right key. A guest that refuses it has fetched none of its layers.
 func checkSignatures(t *testing.T, node *harness.Node, pod *harness.Pod, broker *brokertest.Broker, registry *shop, base registrytest.Layer) {
+	t.Helper()
 	key := signtest.NewKey(t, "ecdsa-p256")
 	broker.Put(t, signKey, signtest.Public(t, key))
 	if err := registry.Listen("127.0.0.1:0"); err != nil { // the node's address is for its pods

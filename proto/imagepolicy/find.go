@@ -196,8 +196,9 @@ func ParseReferrers(raw []byte) ([]ocispec.Descriptor, error) {
 	if err := json.Unmarshal(raw, &index); err != nil {
 		return nil, fmt.Errorf("list of referrers is malformed: %w", errdefs.ErrInvalidArgument)
 	}
-	if index.MediaType != ocispec.MediaTypeImageIndex {
-		return nil, fmt.Errorf("list of referrers has media type %.80q: %w", index.MediaType, errdefs.ErrInvalidArgument)
+	// The media type may be left to the header of the answer.
+	if (index.MediaType != "" && index.MediaType != ocispec.MediaTypeImageIndex) || index.Manifests == nil {
+		return nil, fmt.Errorf("what stands for a list of referrers (media type %.80q) is none: %w", index.MediaType, errdefs.ErrInvalidArgument)
 	}
 	return index.Manifests, nil
 }
