@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -48,12 +49,13 @@ func CheckAddress(address string) error {
 type Finder struct {
 	// root is the folder of the PCI root bus.
 	root    string
+	nodes   string // the folder of device nodes
 	timeout time.Duration
 }
 
 // New returns a Finder that gives up after timeout.
 func New(timeout time.Duration) *Finder {
-	return &Finder{root: "/sys/devices/pci0000:00", timeout: timeout}
+	return &Finder{root: "/sys/devices/pci0000:00", nodes: "/dev", timeout: timeout}
 }
 
 // Find waits for the disk at an address. It fails with errdefs.ErrInvalidArgument when the address cannot be one, with
@@ -72,8 +74,11 @@ func (f *Finder) Find(ctx context.Context, address string) (Disk, error) {
 	defer events.Close()
 	for {
 		disk, err := f.look(address)
-		if err == nil || !errdefs.IsNotFound(err) {
-			return disk, err
+		if err == nil {
+			return disk, nil
+		}
+		if !errdefs.IsNotFound(err) {
+			return Disk{}, err
 		}
 		if waitErr := events.Wait(ctx); waitErr != nil {
 			return Disk{}, fmt.Errorf("wait for a disk (%s, kernel parameter agent.hotplug_timeout): %w", f.timeout, errors.Join(waitErr, err))
@@ -112,7 +117,23 @@ func (f *Finder) look(address string) (Disk, error) {
 	if err != nil {
 		return Disk{}, notYet(address, err)
 	}
-	return describe(address, block)
+	disk, err := describe(address, block)
+	if err != nil {
+		return Disk{}, err
+	}
+	return disk, opens(address, filepath.Join(f.nodes, filepath.Base(block)))
+}
+
+// opens fails as long as a disk cannot be opened: the kernel shows it a moment before, and its event comes after.
+func opens(address, node string) error {
+	f, err := os.Open(node)
+	if errors.Is(err, syscall.ENXIO) {
+		err = os.ErrNotExist
+	}
+	if err != nil {
+		return notYet(address, err)
+	}
+	return f.Close()
 }
 
 // describe reads a disk's number, and whether it may be written.

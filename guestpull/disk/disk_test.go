@@ -15,7 +15,7 @@ func good() map[string]string {
 	const device = "0000:00:1e.0/0000:01:02.0/virtio3/"
 	return map[string]string{
 		"0000:00:1e.0/class": "0x060400\n", "0000:00:1e.0/pci_bus/0000:01/cpuaffinity": "",
-		device + "device": "0x0002\n", device + "block/vdb/dev": "254:16\n", device + "block/vdb/ro": "0\n",
+		device + "device": "0x0002\n", device + "block/vdb/dev": "254:16\n", device + "block/vdb/ro": "0\n", "dev/vdb": "",
 	}
 }
 
@@ -39,6 +39,7 @@ func TestFind(t *testing.T) {
 		"network card":    {"1e/02", func(m map[string]string) { m[virtio+"device"] = "0x0001\n" }, Disk{}, errdefs.ErrFailedPrecondition},
 		"bad number":      {"1e/02", func(m map[string]string) { m[virtio+"block/vdb/dev"] = "x\n" }, Disk{}, errdefs.ErrFailedPrecondition},
 		"no driver yet":   {"1e/02", func(m map[string]string) { delete(m, virtio+"block/vdb/dev"); delete(m, virtio+"block/vdb/ro") }, Disk{}, errdefs.ErrNotFound},
+		"not open yet":    {"1e/02", func(m map[string]string) { delete(m, "dev/vdb") }, Disk{}, errdefs.ErrNotFound},
 		"half registered": {"1e/02", func(m map[string]string) { delete(m, virtio+"block/vdb/ro") }, Disk{}, errdefs.ErrNotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -53,7 +54,7 @@ func TestFind(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got, err := (&Finder{root: root, timeout: time.Millisecond}).Find(t.Context(), tc.address)
+			got, err := (&Finder{root: root, nodes: filepath.Join(root, "dev"), timeout: time.Millisecond}).Find(t.Context(), tc.address)
 			if !errors.Is(err, tc.wantErr) || got != tc.want {
 				t.Errorf("got %+v, %v; want %+v, %v", got, err, tc.want, tc.wantErr)
 			}

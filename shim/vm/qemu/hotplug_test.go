@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -148,7 +149,8 @@ func awaitDisk(ctx context.Context, t *testing.T, instance vm.Instance, serial s
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.HasPrefix(answer, "error: no disk") {
+		// A disk that cannot be opened yet is there a moment before its event.
+		if !strings.HasPrefix(answer, "error: no disk") && !strings.HasSuffix(answer, syscall.ENXIO.Error()) {
 			return answer
 		}
 	}
