@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
@@ -34,6 +35,7 @@ type settings struct {
 	pipeSize       int           // bytes; 0: the kernel's default
 	hotplug        time.Duration // how long a disk that the host has plugged in may take to appear
 	initdata       []byte        // nil: there is no measured document
+	platform       attest.Platform
 	policy         policy.Engine
 	cgroups        cgroup.Root
 	scratch        string                      // where the scratch disk is mounted; empty: nowhere

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/image"
@@ -43,8 +44,15 @@ func serveHost(args []string) error {
 	if err != nil {
 		return err
 	}
+	none := func(context.Context) error { return nil } // to wait for: this machine has booted long ago
+	if s.platform, err = attest.Detect(ctx, os.DirFS("/"), none); err != nil {
+		return err
+	}
 	document, _, err := readMeasured(s.initdata)
 	if err != nil {
+		return err
+	}
+	if err := document.CheckTEE(s.platform.TEE()); err != nil {
 		return err
 	}
 	if s.policy, err = newPolicy(ctx, document); err != nil {

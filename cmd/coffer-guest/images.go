@@ -8,7 +8,6 @@ import (
 
 	"github.com/containerd/log"
 
-	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/decrypt"
@@ -21,6 +20,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/unpack/worker"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	"github.com/coffer-project/coffer/proto/initdata"
+	proto "github.com/coffer-project/coffer/proto/kbs"
 )
 
 // retention is how long layers stay without a container: longer than kubelet pauses between two starts of one, which is up to
@@ -36,7 +36,7 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := newKeys(ctx, measured, s.initdata)
+	keys, err := newKeys(ctx, measured, s)
 	if err != nil {
 		return nil, err
 	}
@@ -100,15 +100,16 @@ func imageOptions(ctx context.Context, s settings, measured *initdata.CDHConfig,
 }
 
 // newKeys returns the key broker's client, or nil when the document names none.
-func newKeys(ctx context.Context, measured *initdata.CDHConfig, raw []byte) (decrypt.KeySource, error) {
+func newKeys(ctx context.Context, measured *initdata.CDHConfig, s settings) (decrypt.KeySource, error) {
 	if measured.KBC.URL == "" {
 		log.G(ctx).Info("no key broker is configured: encrypted images will be refused")
 		return nil, nil
 	}
-	// No TEE has an attester yet. A broker tells a sample guest from a real one and releases only what it would give anybody.
-	attester := attest.NewSample()
-	log.G(ctx).WithField("tee", attester.TEE()).Warn("this guest cannot prove what it is: sample evidence is for development")
-	client, err := kbs.New(kbs.Options{URL: measured.KBC.URL, CACertPEM: []byte(measured.KBC.Cert), Attester: attester, InitData: raw})
+	if s.platform.TEE() == string(proto.TEESample) {
+		// A broker tells a sample guest from a real one and releases only what it would give anybody.
+		log.G(ctx).Warn("this guest cannot prove what it is: sample evidence is for development")
+	}
+	client, err := kbs.New(kbs.Options{URL: measured.KBC.URL, CACertPEM: []byte(measured.KBC.Cert), Attester: s.platform, InitData: s.initdata})
 	if err != nil {
 		return nil, fmt.Errorf("set up key broker: %w", err)
 	}

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/image"
@@ -76,11 +78,14 @@ func (noImages) Release(context.Context, string) error { return nil }
 func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages, engine *policy.Late) {
 	begin := time.Now()
 	refuse := func(err error) {
-		log.G(ctx).Error("every request is refused, with the reason: the measured document has a fault")
+		log.G(ctx).Error("every request is refused, with the reason: the measured document cannot be used")
 		engine.Set(policy.NewDenied(err))
 		images.set(noImages{err})
 	}
-	raw, err := measuredDocument(ctx, m)
+	var err error
+	if s.platform, err = attest.Detect(ctx, os.DirFS("/"), m.WaitDevices); err == nil {
+		s.initdata, err = measuredDocument(ctx, m, s.platform)
+	}
 	if errdefs.IsFailedPrecondition(err) {
 		refuse(err)
 		return
@@ -88,8 +93,10 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 	if err != nil {
 		m.PowerOff(err)
 	}
-	s.initdata = raw
-	document, _, err := readMeasured(raw)
+	document, _, err := readMeasured(s.initdata)
+	if err == nil {
+		err = document.CheckTEE(s.platform.TEE())
+	}
 	if err != nil {
 		refuse(err)
 		return
@@ -127,11 +134,25 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 	images.set(puller)
 }
 
-// measuredDocument returns the document's text, nil when there is none.
-func measuredDocument(ctx context.Context, m *boot.Machine) ([]byte, error) {
+// measuredDocument returns the document's text, nil when there is none. FailedPrecondition: it is bad, or not the one that the TEE attests.
+func measuredDocument(ctx context.Context, m *boot.Machine, platform attest.Platform) ([]byte, error) {
 	document, err := m.InitData(ctx)
-	if err != nil || document == nil {
+	if err != nil {
 		return nil, err
 	}
-	return document.Raw, nil
+	return attestedText(ctx, document, platform)
+}
+
+// attestedText compares a document, nil for none, with what the TEE attests, and returns its text.
+func attestedText(ctx context.Context, document *boot.InitData, platform attest.Platform) ([]byte, error) {
+	var raw, digest []byte
+	if document != nil {
+		raw, digest = document.Raw, document.Digest
+	}
+	attested, err := attest.CheckInitData(ctx, platform, digest)
+	if err != nil {
+		return nil, err
+	}
+	log.G(ctx).WithField("tee", platform.TEE()).WithField("initdata", document != nil).WithField("attested", attested).Info("measured document read")
+	return raw, nil
 }

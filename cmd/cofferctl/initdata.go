@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
@@ -106,7 +107,7 @@ func inspectInitdata(c *cli.Context) error {
 	return nil
 }
 
-// printPolicy says which requests of the host the guest will answer.
+// printPolicy says which requests of the host the guest will answer, and which guests are meant.
 func printPolicy(out io.Writer, doc *initdata.Document) error {
 	which, err := doc.PolicyDefault()
 	if err != nil {
@@ -119,7 +120,11 @@ func printPolicy(out io.Writer, doc *initdata.Document) error {
 		which = initdata.KeyPolicy
 	}
 	fmt.Fprintf(out, "policy:    %s\n", which)
-	return nil
+	coffer, err := doc.Coffer()
+	if err == nil && len(coffer.Attestation.TEEs) > 0 {
+		fmt.Fprintf(out, "guests:    %s only\n", strings.Join(coffer.Attestation.TEEs, ", "))
+	}
+	return err
 }
 
 func printCDH(out io.Writer, text string) error {

@@ -32,6 +32,7 @@ func createFlags() []cli.Flag {
 		&cli.StringFlag{Name: "cdh", Usage: "`FILE` to use as cdh.toml as it is, in place of the flags above"},
 		&cli.StringFlag{Name: "policy", Usage: "`FILE` to use as policy.rego; see cofferctl policy"},
 		&cli.StringFlag{Name: "default-policy", Usage: "what holds without --policy: strict (containers run what their images say; the default) or development (the host is believed)"},
+		&cli.StringSliceFlag{Name: "tee", Usage: "kind of `TEE` that guests must be (snp, tdx, or sample for none): others refuse every request; may be repeated; default any"},
 		&cli.StringFlag{Name: "algorithm", Value: initdata.SHA384, Usage: "digest: sha256, sha384 or sha512"},
 		&cli.StringFlag{Name: "format", Value: formatTOML, Usage: "toml, annotation (the value of " + initdata.Annotation + ") or disk"},
 		&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "`FILE` to write, default standard output"},
@@ -108,7 +109,9 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 	if err := addHosts(c.String("registry-hosts"), doc); err != nil {
 		return err
 	}
-	if err := addPolicy(c.String("default-policy"), doc); err != nil {
+	coffer := &initdata.CofferConfig{}
+	coffer.Policy.Default, coffer.Attestation.TEEs = c.String("default-policy"), c.StringSlice("tee")
+	if err := addPolicy(coffer, doc); err != nil {
 		return err
 	}
 	if text, ok := doc.Data[initdata.KeyAA]; ok {
@@ -127,10 +130,10 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 	return nil
 }
 
-// addPolicy names the default, and reads the policy as the guest will do it.
-func addPolicy(fallback string, doc *initdata.Document) error {
-	if fallback != "" {
-		doc.Data[initdata.KeyCoffer] = fmt.Sprintf("[policy]\ndefault = %q\n", fallback)
+// addPolicy adds coffer.toml, and reads it and the policy as the guest will do it.
+func addPolicy(coffer *initdata.CofferConfig, doc *initdata.Document) error {
+	if text := coffer.Encode(); text != "" {
+		doc.Data[initdata.KeyCoffer] = text
 	}
 	if _, err := doc.PolicyDefault(); err != nil {
 		return err

@@ -137,6 +137,14 @@ func withPolicy(file, policy, format string) ([]byte, error) {
 		doc.Data = map[string]string{}
 	}
 	doc.Data[initdata.KeyPolicy] = policy
-	delete(doc.Data, initdata.KeyCoffer) // says what holds without a policy
+	coffer, err := doc.Coffer()
+	if err != nil {
+		return nil, err
+	}
+	coffer.Policy.Default = "" // says what holds without a policy
+	delete(doc.Data, initdata.KeyCoffer)
+	if text := coffer.Encode(); text != "" {
+		doc.Data[initdata.KeyCoffer] = text
+	}
 	return encodeDocument(doc, format)
 }

@@ -40,12 +40,13 @@ func TestPolicyGenerate(t *testing.T) {
 		!strings.Contains(out, index.Desc.Digest.String()) {
 		t.Fatalf("generate: %v\n%.2000s", err, out)
 	}
-	document := write(t, "initdata.toml", "version = \"0.1.0\"\nalgorithm = \"sha384\"\n[data]\n\"coffer.toml\" = '''\n[policy]\ndefault = \"development\"\n'''\n\"aa.toml\" = ''\n")
+	document := write(t, "initdata.toml", "version = \"0.1.0\"\nalgorithm = \"sha384\"\n[data]\n\"coffer.toml\" = '''\n[policy]\ndefault = \"development\"\n[attestation]\ntees = [\"snp\", \"tdx\"]\n'''\n\"aa.toml\" = ''\n")
 	made := filepath.Join(t.TempDir(), "made")
 	if _, err := runCommand(t, "", policyCommand(), "policy", "generate", "--initdata", document, "--format", "annotation", "--out", made, write(t, "pod.yaml", manifest)); err != nil {
 		t.Fatal(err)
 	}
-	if out, err = runCommand(t, "", initdataCommand(), "initdata", "inspect", made); err != nil || !strings.Contains(out, "policy:    "+initdata.KeyPolicy) || !strings.Contains(out, "entry:     aa.toml") {
+	if out, err = runCommand(t, "", initdataCommand(), "initdata", "inspect", made); err != nil || !strings.Contains(out, "policy:    "+initdata.KeyPolicy) || !strings.Contains(out, "entry:     aa.toml") ||
+		!strings.Contains(out, "guests:    snp, tdx only\n") {
 		t.Fatalf("inspect: %v\n%s", err, out)
 	}
 

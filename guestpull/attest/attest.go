@@ -5,6 +5,9 @@ package attest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/errdefs"
 )
 
 // Attester asks the platform for evidence. Calls may come at any time and concurrently.
@@ -15,4 +18,23 @@ type Attester interface {
 	Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error)
 	// TEE returns the platform's name in the key broker protocol.
 	TEE() string
+}
+
+// Platform is the machine that the guest runs on.
+type Platform interface {
+	Attester
+	// InitDataField returns the field that the host filled when it launched the TEE, and that the TEE attests ever since: HOST_DATA of SNP,
+	// MRCONFIGID of TDX. The host cannot forge what is returned. A platform without such a field returns nil.
+	InitDataField(ctx context.Context) ([]byte, error)
+}
+
+// maxReportData is the largest report data field of a TEE, in bytes.
+const maxReportData = 64
+
+// padReportData returns the whole field.
+func padReportData(reportData []byte) ([]byte, error) {
+	if len(reportData) > maxReportData {
+		return nil, fmt.Errorf("report data of %d bytes, at most %d fit: %w", len(reportData), maxReportData, errdefs.ErrInvalidArgument)
+	}
+	return append(make([]byte, 0, maxReportData), reportData...)[:maxReportData], nil
 }

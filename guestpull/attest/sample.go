@@ -5,15 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
-// maxReportData is the largest report data field of a TEE, in bytes.
-const maxReportData = 64
-
-// Sample is an Attester for development on machines without a TEE. Its evidence is unsigned and proves nothing; brokers refuse it
+// Sample is a Platform for development on machines without a TEE. Its evidence is unsigned and proves nothing; brokers refuse it
 // unless they were told to accept it.
 type Sample struct{}
 
@@ -23,13 +18,16 @@ func NewSample() *Sample { return &Sample{} }
 // TEE implements Attester.
 func (*Sample) TEE() string { return string(kbs.TEESample) }
 
+// InitDataField implements Platform: there is none.
+func (*Sample) InitDataField(context.Context) ([]byte, error) { return nil, nil }
+
 // Evidence implements Attester.
 func (*Sample) Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("collect sample evidence: %w", err)
 	}
-	if len(reportData) > maxReportData {
-		return nil, fmt.Errorf("collect sample evidence: report data of %d bytes, at most %d fit: %w", len(reportData), maxReportData, errdefs.ErrInvalidArgument)
+	if _, err := padReportData(reportData); err != nil {
+		return nil, fmt.Errorf("collect sample evidence: %w", err)
 	}
 	evidence, err := json.Marshal(struct {
 		SVN        string `json:"svn"`

@@ -28,9 +28,6 @@ type InitData struct {
 	Digest    []byte
 	// Bound is true when the kernel command line carried this very digest.
 	Bound bool
-	// Measured is true when the digest is part of what the hardware attests. It is false on every platform so far:
-	// then the document is the host's word, and only a broker that releases keys to such a guest trusts it.
-	Measured bool
 }
 
 // virtioBlock is the virtio device type of disks.

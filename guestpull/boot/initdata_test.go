@@ -75,7 +75,7 @@ func TestInitData(t *testing.T) {
 				}
 				return
 			}
-			if string(got.Raw) != document || got.Bound != tt.wantBound || got.Measured || got.Document.Data["aa.toml"] != "hello" {
+			if string(got.Raw) != document || got.Bound != tt.wantBound || got.Document.Data["aa.toml"] != "hello" {
 				t.Errorf("got %+v", got)
 			}
 		})

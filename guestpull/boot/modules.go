@@ -201,6 +201,10 @@ func (m *Machine) WaitComplete(ctx context.Context) error {
 	return errors.Join(m.loopback.wait(ctx), m.modules.disks.wait(ctx), m.mounts.wait(ctx), m.modules.devices.wait(ctx))
 }
 
+// WaitDevices waits until drivers of devices are loaded and the file systems that they bring are mounted, configfs among them. It fails when
+// a required driver could not be loaded, or when ctx ends first.
+func (m *Machine) WaitDevices(ctx context.Context) error { return m.modules.devices.wait(ctx) }
+
 // LoadModules loads a stage of the image's module list that is not loaded at boot, such as "storage". A stage that the
 // image does not have is empty.
 func (m *Machine) LoadModules(ctx context.Context, stage string) error {

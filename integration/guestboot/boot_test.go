@@ -120,7 +120,7 @@ func TestInitData(t *testing.T) {
 		param string
 		want  string
 	}{
-		"bound":        {[]string{other, disk}, "coffer.initdata_digest=sha256:" + sum, "sha256:" + sum + " bound=true measured=false aa=hello"},
+		"bound":        {[]string{other, disk}, "coffer.initdata_digest=sha256:" + sum, "sha256:" + sum + " bound=true aa=hello"},
 		"wrong digest": {[]string{disk}, "coffer.initdata_digest=sha256:" + strings.Repeat("00", 32), "error: initdata has another digest than the kernel command line asks for: failed precondition"},
 		"two disks":    {[]string{disk, disk}, "", "error: 2 initdata disks instead of one: failed precondition"},
 		"no disk":      {nil, "coffer.initdata_digest=sha256:" + sum, "error: no initdata disk, but the kernel command line asks for one: failed precondition"},

@@ -68,7 +68,8 @@ for host in coffer-snapshotter containerd-shim-coffer-v2 coffer-node coffer-pull
     forbid "$host" "decides by no policy" "open-policy-agent"
 done
 forbid coffer-snapshotter "must not reach a registry" 'containerd/v2/core/remotes/docker'
-forbid coffer-guest "must hold no VM driver and no verifier" "^$mod/(shim|snapshotter|owner)(/|\$)|go-sev-guest/verify|go-tdx-guest/verify"
+forbid coffer-guest "must hold no VM driver and no verifier" "^$mod/(shim|snapshotter|owner)(/|\$)|go-(sev|tdx)-guest/"
+forbid coffer-guest "must not be able to pretend to be a TEE" "^$mod/guestpull/attest/attesttest\$|go-configfs-tsm/configfs/faketsm"
 forbid coffer-kbs "must not be able to forge evidence" "^$mod/owner/appraise/snp/snptest\$|go-(sev|tdx)-guest/testing"
 forbid coffer-kbs "must hold no host code" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"
 forbid cofferctl "must hold no host code: coffer-node does" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"

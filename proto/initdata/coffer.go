@@ -2,6 +2,7 @@ package initdata
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -24,12 +25,16 @@ type CofferConfig struct {
 		// Default is DefaultStrict or DefaultDevelopment; empty means DefaultStrict.
 		Default string `toml:"default"`
 	} `toml:"policy"`
+	Attestation AttestationConfig `toml:"attestation"`
 }
 
 // ParseCoffer reads coffer.toml strictly. Faults are InvalidArgument.
 func ParseCoffer(text string) (*CofferConfig, error) {
 	var c CofferConfig
 	if err := decodeTOML([]byte(text), &c); err != nil {
+		return nil, fmt.Errorf("%s: %w", KeyCoffer, err)
+	}
+	if err := c.Attestation.validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyCoffer, err)
 	}
 	switch c.Policy.Default {
@@ -42,9 +47,27 @@ func ParseCoffer(text string) (*CofferConfig, error) {
 	return &c, nil
 }
 
+// Encode returns a text that ParseCoffer reads, empty where nothing is set.
+func (c *CofferConfig) Encode() string {
+	var out strings.Builder
+	if which := c.Policy.Default; which != "" {
+		fmt.Fprintf(&out, "[policy]\ndefault = %q\n", which)
+	}
+	out.WriteString(c.Attestation.encode())
+	return out.String()
+}
+
+// Coffer returns what coffer.toml says, and what holds without it. A nil document is an empty one. Faults are InvalidArgument.
+func (d *Document) Coffer() (*CofferConfig, error) {
+	if d == nil {
+		return ParseCoffer("")
+	}
+	return ParseCoffer(d.Data[KeyCoffer])
+}
+
 // PolicyDefault returns which default the document asks for, empty when it brings a policy. InvalidArgument: it asks for both.
 func (d *Document) PolicyDefault() (string, error) {
-	c, err := ParseCoffer(d.Data[KeyCoffer])
+	c, err := d.Coffer()
 	if err != nil {
 		return "", err
 	}

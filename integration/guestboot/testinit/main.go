@@ -114,7 +114,7 @@ func run(ctx context.Context, m *boot.Machine, words []string) (string, error) {
 		if err != nil || d == nil {
 			return "none", err
 		}
-		return fmt.Sprintf("%s:%x bound=%t measured=%t aa=%s", d.Algorithm, d.Digest, d.Bound, d.Measured, d.Document.Data["aa.toml"]), nil
+		return fmt.Sprintf("%s:%x bound=%t aa=%s", d.Algorithm, d.Digest, d.Bound, d.Document.Data["aa.toml"]), nil
 	case "pivot":
 		return child("/init", "pivot")
 	case "panic":
