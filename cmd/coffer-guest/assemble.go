@@ -37,6 +37,7 @@ type settings struct {
 	initdata       []byte        // nil: there is no measured document
 	platform       attest.Platform
 	policy         policy.Engine
+	secrets        *lateSecrets
 	cgroups        cgroup.Root
 	scratch        string                      // where the scratch disk is mounted; empty: nowhere
 	place          *scratch.Place              // the same for those who must wait for it
@@ -80,7 +81,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 		return nil, err
 	}
 	containers, err := container.New(container.Options{
-		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Policy: s.policy, Base: s.base, Cgroups: s.cgroups,
+		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Policy: s.policy, Secrets: s.secrets, Base: s.base, Cgroups: s.cgroups,
 		CgroupParent: "/coffer", PipeSize: s.pipeSize,
 	})
 	if err != nil {

@@ -86,6 +86,7 @@ func hostSettings(base, runcPath, measured string) (settings, error) {
 		resolvConf: filepath.Join(base, "resolv.conf"),
 		cgroups:    cgroup.Default,
 		place:      scratch.NewPlace(),
+		secrets:    newLateSecrets(),
 		complete:   func(context.Context) error { return nil },
 		phases:     func() []server.Phase { return nil },
 		pulls:      image.NewTracker(),

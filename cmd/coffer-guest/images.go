@@ -40,6 +40,9 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := setSecrets(s.secrets, document, keys); err != nil {
+		return nil, err
+	}
 	var fetch registry.Fetch
 	if keys != nil {
 		fetch = keys.Resource

@@ -50,6 +50,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		hotplug:    m.Params.HotplugTimeout,
 		cgroups:    cgroup.Default,
 		place:      scratch.NewPlace(),
+		secrets:    newLateSecrets(),
 		complete:   m.WaitComplete,
 		pulls:      image.NewTracker(),
 		pullLimit:  m.Params.ImagePullTimeout,

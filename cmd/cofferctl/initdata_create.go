@@ -33,6 +33,8 @@ func createFlags() []cli.Flag {
 		&cli.StringFlag{Name: "policy", Usage: "`FILE` to use as policy.rego; see cofferctl policy"},
 		&cli.StringFlag{Name: "default-policy", Usage: "what holds without --policy: strict (containers run what their images say; the default) or development (the host is believed)"},
 		&cli.StringSliceFlag{Name: "tee", Usage: "kind of `TEE` that guests must be (snp, tdx, or sample for none): others refuse every request; may be repeated; default any"},
+		&cli.StringSliceFlag{Name: "secret-signer", Usage: "open only sealed secrets that the key in this resource `URI` (kbs:///repository/type/tag) has signed; may be repeated"},
+		&cli.BoolFlag{Name: "unsigned-secrets", Usage: "open sealed secrets without a signature, too: for policies that bind the variables' values"},
 		&cli.StringFlag{Name: "algorithm", Value: initdata.SHA384, Usage: "digest: sha256, sha384 or sha512"},
 		&cli.StringFlag{Name: "format", Value: formatTOML, Usage: "toml, annotation (the value of " + initdata.Annotation + ") or disk"},
 		&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "`FILE` to write, default standard output"},
@@ -111,6 +113,7 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 	}
 	coffer := &initdata.CofferConfig{}
 	coffer.Policy.Default, coffer.Attestation.TEEs = c.String("default-policy"), c.StringSlice("tee")
+	coffer.Secrets = initdata.SecretsConfig{Signers: c.StringSlice("secret-signer"), Unsigned: c.Bool("unsigned-secrets")}
 	if err := addPolicy(coffer, doc); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,6 +80,36 @@ func TestInitdataCreate(t *testing.T) {
 	shown, err := runCommand(t, text, initdataCommand(), "initdata", "inspect", "-")
 	if err != nil || !strings.Contains(shown, "https://10.0.0.1:8443") || !strings.Contains(shown, "docker.io") {
 		t.Errorf("got %s, %v", shown, err)
+	}
+}
+
+// TestInitdataSecrets: what the flags say, the guest reads.
+func TestInitdataSecrets(t *testing.T) {
+	text, err := runCommand(t, "", initdataCommand(), "initdata", "create", "--default-policy", "development", "--secret-signer", "kbs:///a/b/c", "--secret-signer", "kbs:///a/b/d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := initdata.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := doc.Coffer()
+	if err != nil || got.Policy.Default != initdata.DefaultDevelopment || !slices.Equal(got.Secrets.Signers, []string{"kbs:///a/b/c", "kbs:///a/b/d"}) || got.Secrets.Unsigned {
+		t.Errorf("read %+v, %v", got, err)
+	}
+	if text, err = runCommand(t, "", initdataCommand(), "initdata", "create", "--unsigned-secrets"); err != nil {
+		t.Fatal(err)
+	}
+	if doc, err = initdata.Parse([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = doc.Coffer(); err != nil || !got.Secrets.Unsigned || got.Policy.Default != initdata.DefaultStrict {
+		t.Errorf("read %+v, %v", got, err)
+	}
+	for _, args := range [][]string{{"--secret-signer", "team"}, {"--secret-signer", "kbs:///a/b/c", "--unsigned-secrets"}} {
+		if _, err := runCommand(t, "", initdataCommand(), append([]string{"initdata", "create"}, args...)...); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", args, err)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ func main() {
 			kbsCommand(),
 			policyCommand(),
 			measureCommand(),
+			secretCommand(),
 		}, nodeCommands()...),
 	}
 	if err := app.RunContext(ctx, args.FlagsFirst(app, os.Args)); err != nil {

@@ -126,6 +126,9 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan, req
 	if err := m.Policy.AllowContainer(ctx, req, m.processFacts(c, p)); err != nil {
 		return err
 	}
+	if err := m.unseal(ctx, c, p.spec.Process); err != nil {
+		return err
+	}
 	for name, value := range p.sysctls {
 		if err := m.Sandbox.SetSysctl(name, value); err != nil {
 			return err

@@ -47,6 +47,9 @@ func (m *Manager) Exec(ctx context.Context, req *agentpb.ExecProcessRequest) (re
 	if err := spec.CheckProcess(process); err != nil {
 		return fmt.Errorf("exec %s in container %s: %w", req.GetExecId(), c.id, err)
 	}
+	if err := c.unsealExec(process); err != nil {
+		return fmt.Errorf("exec %s in container %s: %w", req.GetExecId(), c.id, err)
+	}
 	if _, err := c.resolveUser(process, req.GetProcess().GetUser().GetUsername()); err != nil {
 		return err
 	}

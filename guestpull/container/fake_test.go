@@ -180,6 +180,7 @@ type fakes struct {
 	images  *fakeImages
 	sandbox *fakeSandbox
 	policy  *fakePolicy
+	secrets *fakeSecrets
 }
 
 // fakePolicy refuses at one stage, and keeps what it was told.
@@ -206,6 +207,7 @@ func newFakes(t *testing.T) *fakes {
 		images:  &fakeImages{layer: t.TempDir(), held: map[string]bool{}},
 		sandbox: &fakeSandbox{sysctls: map[string]string{}},
 		policy:  &fakePolicy{},
+		secrets: &fakeSecrets{values: map[string]string{}},
 	}
 	base := t.TempDir()
 	for _, dir := range []string{"shared/containers", "sandbox"} {
@@ -216,7 +218,7 @@ func newFakes(t *testing.T) *fakes {
 	place := scratch.NewPlace()
 	place.Set("", nil)
 	m, err := New(Options{
-		Scratch: place, Policy: f.policy,
+		Scratch: place, Policy: f.policy, Secrets: f.secrets,
 		Images: f.images, Runtime: f.runtime, Sandbox: f.sandbox, Base: base,
 		Holder:       func() (Process, error) { return f.runtime.start("holder") },
 		Cgroups:      cgroup.Root(t.TempDir()), // not a cgroup file system: no figures, nothing to remove

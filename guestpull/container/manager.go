@@ -35,6 +35,7 @@ type Options struct {
 	Disks   Disks
 	Scratch Scratch
 	Policy  Policy
+	Secrets Secrets
 	// Base is Kata's folder in the guest, /run/kata-containers.
 	Base    string
 	Cgroups cgroup.Root
@@ -54,7 +55,7 @@ type Manager struct {
 
 // New returns a manager without containers.
 func New(o Options) (*Manager, error) {
-	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Disks == nil || o.Scratch == nil || o.Policy == nil || o.Base == "" || o.Cgroups == "" || o.CgroupParent == "" {
+	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Disks == nil || o.Scratch == nil || o.Policy == nil || o.Secrets == nil || o.Base == "" || o.Cgroups == "" || o.CgroupParent == "" {
 		return nil, errors.New("container manager lacks a part")
 	}
 	return &Manager{Options: o, containers: make(map[string]*Container)}, nil
@@ -88,6 +89,7 @@ type Container struct {
 	config    *ocispec.ImageConfig // of the image, verified; set once, before the first process
 	origin    *origin.Process      // of the first process, once it is known
 	user      *rootfs.User         // of the first process, once it is known
+	secrets   map[string]string    // those of the first process, by their sealed text; set once, before it
 }
 
 func (m *Manager) rootfs(id string) string { return filepath.Join(m.Base, id, "rootfs") }

@@ -27,10 +27,12 @@ import (
 	"github.com/coffer-project/coffer/guestpull/network"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/scratch"
+	"github.com/coffer-project/coffer/guestpull/secret"
 	"github.com/coffer-project/coffer/guestpull/server"
 	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/owner/podpolicy"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/initdata"
 	"github.com/coffer-project/coffer/proto/oci"
 )
 
@@ -172,7 +174,7 @@ func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
 	place.Set("", nil)
 	g := &guest{registry: images, runtime: &runtime{live: map[string]*exec.Cmd{}}, base: t.TempDir()}
 	manager, err := container.New(container.Options{
-		Images: images, Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, Scratch: place, Policy: engine, Base: g.base,
+		Images: images, Secrets: secret.New(nil, initdata.SecretsConfig{}), Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, Scratch: place, Policy: engine, Base: g.base,
 		Holder: func() (container.Process, error) { return g.runtime.start("holder") }, Cgroups: cgroup.Root(t.TempDir()), CgroupParent: "/coffer",
 	})
 	if err != nil {

@@ -60,7 +60,7 @@ func newVariables(c *container, o Options) (*variables, error) {
 		case from.ResourceFieldRef != nil:
 			v.patterns[e.Name] = anyNumber
 		default:
-			return nil, fmt.Errorf("the value of variable %s is not known here: allow the host to choose it with --any-value %s, or let the guest get it from the key broker", e.Name, e.Name)
+			return nil, fmt.Errorf("the value of variable %s is not known here: allow the host to choose it with --any-value %s, or let the guest get it from the key broker (cofferctl secret seal)", e.Name, e.Name)
 		}
 		delete(v.values, e.Name)
 	}

@@ -124,6 +124,18 @@ func (k *Key) SignStatement(body []byte) ([]byte, error) {
 	return k.sign(message, crypto.SHA256)
 }
 
+// SignDigest signs the SHA-256 digest of a message with an ECDSA key on P-256, in ASN.1. InvalidArgument: the key is another.
+func (k *Key) SignDigest(digest []byte) ([]byte, error) {
+	if key, ok := k.private.Public().(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("the key is not of ECDSA on P-256 (kind %s): %w", Kinds[0], errdefs.ErrInvalidArgument)
+	}
+	sig, err := k.private.Sign(rand.Reader, digest, crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return sig, nil
+}
+
 func (k *Key) sign(message []byte, hash crypto.Hash) ([]byte, error) {
 	hashed := message
 	switch {

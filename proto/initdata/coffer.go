@@ -1,6 +1,7 @@
 package initdata
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -26,6 +27,7 @@ type CofferConfig struct {
 		Default string `toml:"default"`
 	} `toml:"policy"`
 	Attestation AttestationConfig `toml:"attestation"`
+	Secrets     SecretsConfig     `toml:"secrets"`
 }
 
 // ParseCoffer reads coffer.toml strictly. Faults are InvalidArgument.
@@ -34,7 +36,7 @@ func ParseCoffer(text string) (*CofferConfig, error) {
 	if err := decodeTOML([]byte(text), &c); err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyCoffer, err)
 	}
-	if err := c.Attestation.validate(); err != nil {
+	if err := errors.Join(c.Attestation.validate(), c.Secrets.validate()); err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyCoffer, err)
 	}
 	switch c.Policy.Default {
@@ -54,6 +56,7 @@ func (c *CofferConfig) Encode() string {
 		fmt.Fprintf(&out, "[policy]\ndefault = %q\n", which)
 	}
 	out.WriteString(c.Attestation.encode())
+	out.WriteString(c.Secrets.encode())
 	return out.String()
 }
 

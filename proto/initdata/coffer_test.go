@@ -2,10 +2,45 @@ package initdata
 
 import (
 	"errors"
+	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 )
+
+func TestSecrets(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text    string
+		want    SecretsConfig
+		wantErr error
+	}{
+		"nothing":         {"", SecretsConfig{}, nil},
+		"signers":         {"signers = [\"kbs:///a/b/c\"]", SecretsConfig{Signers: []string{"kbs:///a/b/c"}}, nil},
+		"unsigned":        {"unsigned = true", SecretsConfig{Unsigned: true}, nil},
+		"both":            {"unsigned = true\nsigners = [\"kbs:///a/b/c\"]", SecretsConfig{}, errdefs.ErrInvalidArgument},
+		"another broker":  {"signers = [\"kbs://evil/a/b/c\"]", SecretsConfig{}, errdefs.ErrInvalidArgument},
+		"no resource":     {"signers = [\"team\"]", SecretsConfig{}, errdefs.ErrInvalidArgument},
+		"empty signer":    {"signers = [\"\"]", SecretsConfig{}, errdefs.ErrInvalidArgument},
+		"unknown setting": {"signer = \"kbs:///a/b/c\"", SecretsConfig{}, errdefs.ErrInvalidArgument},
+		"many":            {"signers = [" + strings.Repeat("\"kbs:///a/b/c\",", maxSigners+1) + "]", SecretsConfig{}, errdefs.ErrInvalidArgument},
+	} {
+		d := &Document{Data: map[string]string{KeyCoffer: "[secrets]\n" + tc.text}}
+		got, err := d.Coffer()
+		if !errors.Is(err, tc.wantErr) || err == nil && !reflect.DeepEqual(got.Secrets, tc.want) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		if err != nil {
+			continue
+		}
+		if again, err := ParseCoffer(got.Encode()); err != nil || !reflect.DeepEqual(again, got) {
+			t.Errorf("%s: written and read again: %+v, %v", name, again, err)
+		}
+	}
+	if c, err := (*Document)(nil).Coffer(); err != nil || c.Policy.Default != DefaultStrict {
+		t.Errorf("no document: %+v, %v", c, err)
+	}
+}
 
 func TestPolicyDefault(t *testing.T) {
 	for name, tc := range map[string]struct {
