@@ -43,6 +43,9 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	if err := setSecrets(s.secrets, document, keys); err != nil {
 		return nil, err
 	}
+	if err := serveREST(ctx, s, document, keys); err != nil {
+		return nil, err
+	}
 	var fetch registry.Fetch
 	if keys != nil {
 		fetch = keys.Resource

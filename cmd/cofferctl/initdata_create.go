@@ -35,6 +35,7 @@ func createFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "tee", Usage: "kind of `TEE` that guests must be (snp, tdx, or sample for none): others refuse every request; may be repeated; default any"},
 		&cli.StringSliceFlag{Name: "secret-signer", Usage: "open only sealed secrets that the key in this resource `URI` (kbs:///repository/type/tag) has signed; may be repeated"},
 		&cli.BoolFlag{Name: "unsigned-secrets", Usage: "open sealed secrets without a signature, too: for policies that bind the variables' values"},
+		&cli.StringSliceFlag{Name: "rest", Usage: "give the pod's programs, on 127.0.0.1:8006, this `THING`: resource, token or evidence; may be repeated"},
 		&cli.StringFlag{Name: "algorithm", Value: initdata.SHA384, Usage: "digest: sha256, sha384 or sha512"},
 		&cli.StringFlag{Name: "format", Value: formatTOML, Usage: "toml, annotation (the value of " + initdata.Annotation + ") or disk"},
 		&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "`FILE` to write, default standard output"},
@@ -114,6 +115,7 @@ func addEntries(c *cli.Context, doc *initdata.Document) error {
 	coffer := &initdata.CofferConfig{}
 	coffer.Policy.Default, coffer.Attestation.TEEs = c.String("default-policy"), c.StringSlice("tee")
 	coffer.Secrets = initdata.SecretsConfig{Signers: c.StringSlice("secret-signer"), Unsigned: c.Bool("unsigned-secrets")}
+	coffer.REST.Serve = c.StringSlice("rest")
 	if err := addPolicy(coffer, doc); err != nil {
 		return err
 	}

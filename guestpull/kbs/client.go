@@ -2,6 +2,9 @@ package kbs
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -124,6 +127,25 @@ func (c *Client) Resource(ctx context.Context, uri string) ([]byte, error) {
 		return nil, err
 	}
 	return value, nil
+}
+
+// Token returns the broker's token on this guest, and in PEM (PKCS #8) the private key whose public half is in it: whoever has both can ask
+// in the guest's name until the token ends. Errors are those of Resource.
+func (c *Client) Token(ctx context.Context) (token string, key []byte, err error) {
+	s, err := c.attested(ctx, nil)
+	if err != nil {
+		return "", nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(s.key.private)
+	if err != nil {
+		return "", nil, fmt.Errorf("encode session key: %w", err)
+	}
+	return s.token, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// Evidence returns the attester's evidence with reportData bound into it; see [attest.Attester].
+func (c *Client) Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error) {
+	return c.attester.Evidence(ctx, reportData)
 }
 
 // Timings returns the durations so far.

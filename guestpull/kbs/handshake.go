@@ -19,6 +19,8 @@ const expiryMargin = 10 * time.Second
 type session struct {
 	cookie string
 	key    *keyPair
+	// token is the broker's word on the guest, for whoever trusts the broker.
+	token string
 	// until is on the guest's monotonic clock, computed from the token's lifetime: the guest's wall clock may be wrong.
 	until time.Time
 }
@@ -52,15 +54,17 @@ func (c *Client) handshake(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	lifetime, cookie, err := c.attest(ctx, attestation, cookie)
+	s := &session{cookie: cookie, key: key}
+	lifetime, err := c.attest(ctx, attestation, s)
 	if err != nil {
 		return nil, err
 	}
+	s.until = time.Now().Add(lifetime - expiryMargin)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.timings.Attest += time.Since(start)
 	c.timings.Handshakes++
-	return &session{cookie: cookie, key: key, until: time.Now().Add(lifetime - expiryMargin)}, nil
+	return s, nil
 }
 
 // authenticate gets a challenge and the session's cookie.
@@ -127,30 +131,31 @@ func (c *Client) attestation(ctx context.Context, challenge *proto.Challenge, ke
 	return body, nil
 }
 
-// attest hands the evidence in and returns how long the broker trusts it.
-func (c *Client) attest(ctx context.Context, body []byte, cookie string) (time.Duration, string, error) {
+// attest hands the evidence in, completes the session with the answer, and returns how long the broker trusts the evidence.
+func (c *Client) attest(ctx context.Context, body []byte, s *session) (time.Duration, error) {
 	const step = "attestation"
 	a, err := c.exchange(ctx, step, proto.MaxTokenReply, func(ctx context.Context) (*http.Request, error) {
-		return c.request(ctx, http.MethodPost, proto.PathAttest, cookie, body)
+		return c.request(ctx, http.MethodPost, proto.PathAttest, s.cookie, body)
 	})
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	if err := c.accept(step, a); err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	var reply proto.TokenReply
 	if err := proto.Decode(a.body, proto.MaxTokenReply, &reply); err != nil {
-		return 0, "", c.garbage(step, err.Error())
+		return 0, c.garbage(step, err.Error())
 	}
 	lifetime, err := tokenLifetime(reply.Token)
 	if err != nil {
-		return 0, "", c.garbage(step, err.Error())
+		return 0, c.garbage(step, err.Error())
 	}
 	if validCookie(a.cookie) {
-		cookie = a.cookie // a broker may move the session to a new name
+		s.cookie = a.cookie // a broker may move the session to a new name
 	}
-	return lifetime, cookie, nil
+	s.token = reply.Token
+	return lifetime, nil
 }
 
 // accept turns an answer that is not a success into an error.

@@ -44,6 +44,9 @@ func (*Builtin) AllowContainer(context.Context, *agentpb.CreateContainerRequest,
 	return nil
 }
 
+// RESTPort is where package rest listens on the pod's loopback, as elsewhere in Confidential Containers. No connection of the host gets there.
+const RESTPort = 8006
+
 // rules names every method that the guest serves.
 var rules = map[string]rule{
 	// Questions.
@@ -57,6 +60,8 @@ var rules = map[string]rule{
 	"ExecProcess": allow,
 	// Not a call but a stream of its own, see package proto/forward.
 	"Forward": forwardRule,
+	// Questions of the pod's own programs, see package rest. The host cannot ask them.
+	"GetResource": allow, "GetToken": allow, "GetEvidence": allow,
 	// Streams. The host sees what it is given of a container's output: confidential output belongs on an encrypted connection.
 	"ReadStdout": allow, "ReadStderr": allow, "WriteStdin": allow, "CloseStdin": allow, "TtyWinResize": allow,
 	// What the pod needs of its surroundings.
@@ -83,6 +88,8 @@ func forwardRule(request proto.Message) string {
 		return reasonOtherType
 	case r.GetPort() == 0 || r.GetPort() > math.MaxUint16:
 		return "it names no port"
+	case r.GetPort() == RESTPort:
+		return "the port belongs to the guest's endpoint for the pod's own programs"
 	}
 	return ""
 }

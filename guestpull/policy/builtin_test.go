@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/cdh"
 	guestpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 	healthpb "github.com/coffer-project/coffer/proto/health"
 )
@@ -43,6 +44,8 @@ func TestBuiltin(t *testing.T) {
 		"forward, no port":      {NewBuiltin(), "Forward", &guestpb.ForwardRequest{}, true},
 		"forward, port too big": {NewBuiltin(), "Forward", &guestpb.ForwardRequest{Port: 65536 + 22}, true},
 		"forward, other type":   {NewBuiltin(), "Forward", &agentpb.SetPolicyRequest{}, true},
+		"forward to the guest":  {NewBuiltin(), "Forward", &guestpb.ForwardRequest{Port: RESTPort}, true},
+		"resource":              {NewStrict(), "GetResource", &cdh.GetResourceRequest{}, false},
 		"diagnostics of a pull": {NewBuiltin(), "GetPullReport", &guestpb.GetPullReportRequest{}, false},
 		"who a process is":      {NewBuiltin(), "GetContainerUser", &guestpb.GetContainerUserRequest{}, false},
 	} {
@@ -60,7 +63,8 @@ func TestBuiltin(t *testing.T) {
 
 // TestEveryMethodHasARule holds the table against the protocol: a new method must be decided about.
 func TestEveryMethodHasARule(t *testing.T) {
-	known := map[string]bool{"Forward": true} // a stream and not a method
+	known := map[string]bool{"Forward": true, // a stream and not a method
+		"GetResource": true, "GetToken": true, "GetEvidence": true} // asked inside the guest
 	for _, file := range []protoreflect.FileDescriptor{
 		agentpb.File_proto_agent_agent_proto, healthpb.File_proto_health_health_proto, guestpb.File_proto_guestpull_v1_diagnostics_proto,
 		guestpb.File_proto_guestpull_v1_progress_proto,

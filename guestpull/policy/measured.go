@@ -20,6 +20,8 @@ const createContainer = "CreateContainer"
 // allowed that tell how a pull or the boot went, or remove files that the host has copied in itself; the others are denied.
 var ours = map[string]bool{
 	"GetBootReport": true, "GetPullReport": true, "GetContainerUser": true, "WaitPull": true, "RemoveFiles": true, "Forward": false,
+	// Asked by the pod's own programs, if the document that carries the policy lists them (rest.serve).
+	"GetResource": true, "GetToken": true, "GetEvidence": true,
 }
 
 // Measured is the owner's policy from the measured document. The built-in table holds as well: both must allow.

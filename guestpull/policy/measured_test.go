@@ -9,8 +9,10 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/coffer-project/coffer/proto/aa"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/agentpolicy"
+	"github.com/coffer-project/coffer/proto/cdh"
 	guestpb "github.com/coffer-project/coffer/proto/guestpull/v1"
 )
 
@@ -24,6 +26,7 @@ ReadStreamRequest if input.coffer.method == "ReadStderr"
 reasons contains "output is confidential" if input.coffer.method == "ReadStdout"
 CreateContainerRequest := {"allowed": true, "ops": [{"op": "add", "path": "/pstate/made", "value": true}]} if not data.pstate.made
 StartContainerRequest if data.pstate.made
+GetResourceRequest if input.ResourcePath == "kbs:///default/secret/own"
 `
 
 func measured(t *testing.T, text string) *Measured {
@@ -54,6 +57,9 @@ func TestMeasured(t *testing.T) {
 		"version":             {"Version", &agentpb.GetMetricsRequest{}, ""},
 		"ours, a report":      {"GetPullReport", &guestpb.GetPullReportRequest{}, ""},
 		"ours, a connection":  {"Forward", &guestpb.ForwardRequest{Port: 80}, "has no rule ForwardRequest"},
+		"own resource":        {"GetResource", &cdh.GetResourceRequest{ResourcePath: "kbs:///default/secret/own"}, ""},
+		"another's resource":  {"GetResource", &cdh.GetResourceRequest{ResourcePath: "kbs:///default/secret/other"}, "rule GetResourceRequest"},
+		"token, no rule":      {"GetToken", &aa.GetTokenRequest{}, ""},
 		"no such request":     {"Frobnicate", &agentpb.SetPolicyRequest{}, "knows no such request"},
 	} {
 		err := m.Allow(t.Context(), tc.method, tc.request)

@@ -19,12 +19,11 @@ type Guest struct {
 	Strict bool
 	// ImagePolicy is a containers-policy.json; empty means none.
 	ImagePolicy string
+	// REST is what the guest gives to the pod's programs.
+	REST []string
 	// PullProgress is how long a registry may be silent, as in "10s"; empty means the guest's default.
 	PullProgress string
 }
-
-// developmentOnly is the coffer.toml of a document whose guest believes its host.
-const developmentOnly = "[policy]\ndefault = \"development\"\n"
 
 // PodAnnotations are those of a pod that knows the node's registries and broker.
 func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
@@ -49,11 +48,15 @@ func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
 	document := initdata.Document{
 		Version: "0.1.0", Algorithm: "sha384", Data: map[string]string{initdata.KeyCDH: cdh.String()},
 	}
+	coffer := initdata.CofferConfig{REST: initdata.RESTConfig{Serve: guest.REST}}
 	switch {
 	case guest.Policy != "":
 		document.Data[initdata.KeyPolicy] = guest.Policy
 	case !guest.Strict:
-		document.Data[initdata.KeyCoffer] = developmentOnly
+		coffer.Policy.Default = initdata.DefaultDevelopment
+	}
+	if text := coffer.Encode(); text != "" {
+		document.Data[initdata.KeyCoffer] = text
 	}
 	raw, err := document.Encode()
 	if err != nil {

@@ -47,7 +47,7 @@ func (n *Node) startMirror() error {
 		fmt.Fprintf(&cdh, "[[image.registry_config.registry]]\nprefix = %q\nlocation = %q\ninsecure = true\n", registry, n.mirror.Host)
 	}
 	document := initdata.Document{
-		Version: "0.1.0", Algorithm: "sha384", Data: map[string]string{initdata.KeyCDH: cdh.String(), initdata.KeyCoffer: developmentOnly},
+		Version: "0.1.0", Algorithm: "sha384", Data: map[string]string{initdata.KeyCDH: cdh.String(), initdata.KeyCoffer: "[policy]\ndefault = \"development\"\n"},
 	}
 	raw, err := document.Encode()
 	if err != nil {

@@ -28,6 +28,7 @@ type CofferConfig struct {
 	} `toml:"policy"`
 	Attestation AttestationConfig `toml:"attestation"`
 	Secrets     SecretsConfig     `toml:"secrets"`
+	REST        RESTConfig        `toml:"rest"`
 }
 
 // ParseCoffer reads coffer.toml strictly. Faults are InvalidArgument.
@@ -36,7 +37,7 @@ func ParseCoffer(text string) (*CofferConfig, error) {
 	if err := decodeTOML([]byte(text), &c); err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyCoffer, err)
 	}
-	if err := errors.Join(c.Attestation.validate(), c.Secrets.validate()); err != nil {
+	if err := errors.Join(c.Attestation.validate(), c.Secrets.validate(), c.REST.validate()); err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyCoffer, err)
 	}
 	switch c.Policy.Default {
@@ -57,6 +58,7 @@ func (c *CofferConfig) Encode() string {
 	}
 	out.WriteString(c.Attestation.encode())
 	out.WriteString(c.Secrets.encode())
+	out.WriteString(c.REST.encode())
 	return out.String()
 }
 

@@ -42,6 +42,26 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+func TestREST(t *testing.T) {
+	for text, wantErr := range map[string]error{
+		"": nil,
+		"serve = [\"resource\", \"token\", \"evidence\"]": nil,
+		"serve = [\"everything\"]":                        errdefs.ErrInvalidArgument,
+		"serve = \"resource\"":                            errdefs.ErrInvalidArgument,
+	} {
+		got, err := ParseCoffer("[rest]\n" + text)
+		if !errors.Is(err, wantErr) {
+			t.Errorf("%s: %v", text, err)
+		}
+		if err != nil {
+			continue
+		}
+		if again, err := ParseCoffer(got.Encode()); err != nil || !reflect.DeepEqual(again, got) {
+			t.Errorf("%s: written and read again: %+v, %v", text, again, err)
+		}
+	}
+}
+
 func TestPolicyDefault(t *testing.T) {
 	for name, tc := range map[string]struct {
 		coffer, policy string
