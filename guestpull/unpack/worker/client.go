@@ -44,6 +44,7 @@ type Client struct {
 	start      Start
 	processors int32
 	running    atomic.Int32
+	rings      rings
 	unlocked   sync.Once
 }
 
@@ -78,11 +79,23 @@ func (c *Client) Unpack(ctx context.Context, dir string, r io.Reader, l unpack.L
 	}
 	c.running.Add(1)
 	defer c.running.Add(-1)
-	p, err := c.launch(dir, l)
+	memory, err := c.rings.take()
 	if err != nil {
+		return nil, err
+	}
+	done := c.rings.give
+	defer func() { retErr = errors.Join(retErr, done(memory)) }()
+	p, err := c.launch(dir, l, memory)
+	if err != nil {
+		done = c.rings.drop // it may have got as far as to run
 		return nil, fmt.Errorf("start process to unpack the layer: %w", err)
 	}
-	defer func() { retErr = errors.Join(retErr, p.end()) }()
+	defer func() {
+		if err := p.end(); err != nil {
+			done = c.rings.drop
+			retErr = errors.Join(retErr, err)
+		}
+	}()
 	res, noLandlock, err := p.run(ctx, r, c.spare)
 	if err != nil {
 		return nil, err

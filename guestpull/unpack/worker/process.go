@@ -22,7 +22,7 @@ type process struct {
 	conn   *os.File
 	pidfd  int
 	exit   <-chan int
-	ring   []byte
+	ring   *ring
 	layer  unpack.Layer
 	limits unpack.Limits
 	space  func() (free int64, err error)
@@ -38,8 +38,8 @@ type outcome struct {
 	err        error
 }
 
-// launch starts a worker for a layer.
-func (c *Client) launch(dir string, l unpack.Layer) (_ *process, retErr error) {
+// launch starts a worker for a layer, which comes through the ring.
+func (c *Client) launch(dir string, l unpack.Layer, r *ring) (_ *process, retErr error) {
 	var undo []func() error
 	defer func() {
 		for _, f := range undo {
@@ -51,19 +51,14 @@ func (c *Client) launch(dir string, l unpack.Layer) (_ *process, retErr error) {
 		return nil, err
 	}
 	undo = append(undo, target.Close)
-	memory, ring, err := newRing()
-	if err != nil {
-		return nil, err
-	}
-	undo = append(undo, memory.Close)
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return nil, errors.Join(err, unix.Munmap(ring))
+		return nil, err
 	}
 	undo = append(undo, theirs.Close)
 
 	p := &process{
-		conn: ours, pidfd: -1, ring: ring, layer: l, limits: c.Limits(), space: func() (int64, error) { return c.Space(dir) },
+		conn: ours, pidfd: -1, ring: r, layer: l, limits: c.Limits(), space: func() (int64, error) { return c.Space(dir) },
 		free: make(chan struct{}, slots), outcome: make(chan outcome, 1), heard: make(chan struct{}),
 	}
 	for range slots {
@@ -73,10 +68,10 @@ func (c *Client) launch(dir string, l unpack.Layer) (_ *process, retErr error) {
 	cmd.Dir = "/"
 	// Few threads, which all have to enter the jail; there may be more afterwards.
 	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
-	cmd.ExtraFiles = []*os.File{theirs, memory, target} // socketFD and so on
+	cmd.ExtraFiles = []*os.File{theirs, r.file, target} // socketFD and so on
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &p.pidfd}
 	if _, p.exit, err = c.start(cmd); err != nil {
-		return nil, errors.Join(err, ours.Close(), unix.Munmap(ring))
+		return nil, errors.Join(err, ours.Close())
 	}
 	go p.listen()
 	raw, err := json.Marshal(job{Compression: l.Compression, Digest: l.Digest, Limits: p.limits, Devices: c.Devices()})
@@ -87,30 +82,6 @@ func (c *Client) launch(dir string, l unpack.Layer) (_ *process, retErr error) {
 		return nil, errors.Join(err, p.end())
 	}
 	return p, nil
-}
-
-// newRing makes memory that only this process can write, by the mapping that is returned: it keeps its size, and whoever
-// gets the file can map it for reading alone.
-func newRing() (_ *os.File, ring []byte, err error) {
-	fd, err := unix.MemfdCreate("layer", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make shared memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "layer")
-	err = unix.Ftruncate(fd, blockSize*slots)
-	if err == nil {
-		ring, err = unix.Mmap(fd, 0, blockSize*slots, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
-	}
-	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_FUTURE_WRITE|unix.F_SEAL_SEAL)
-		if err != nil {
-			err = errors.Join(err, unix.Munmap(ring))
-		}
-	}
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("make shared memory: %w", err), f.Close())
-	}
-	return f, ring, nil
 }
 
 func socketPair() (ours, theirs *os.File, err error) {
@@ -135,8 +106,7 @@ func (p *process) run(ctx context.Context, r io.Reader, spare func() bool) (*unp
 		case <-ctx.Done():
 			return nil, false, ctx.Err()
 		}
-		buf := p.ring[block*blockSize:][:blockSize]
-		n, err := unpack.Fill(r, buf)
+		n, err := unpack.Fill(r, p.ring.block(block))
 		if err != nil && err != io.EOF { //nolint:errorlint // a wrapped EOF is a broken stream
 			return nil, false, err
 		}
@@ -234,5 +204,5 @@ func (p *process) end() error {
 	<-p.exit
 	err = errors.Join(unix.Close(p.pidfd), p.conn.Close())
 	<-p.heard
-	return errors.Join(err, unix.Munmap(p.ring))
+	return err
 }
