@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
-	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -25,9 +23,9 @@ func serveREST(ctx context.Context, s settings, document *initdata.Document, key
 	if !ok {
 		return fmt.Errorf("rest.serve in %s needs a key broker (kbc in cdh.toml), and the document names none: %w", initdata.KeyCoffer, errdefs.ErrInvalidArgument)
 	}
-	l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(policy.RESTPort)))
+	l, err := rest.Listen(ctx, policy.RESTPort)
 	if err != nil {
-		return fmt.Errorf("listen for the pod's programs: %w", err)
+		return err
 	}
 	log.G(ctx).WithField("serve", config.REST.Serve).WithField("address", l.Addr().String()).Info("the pod's programs can ask for what the measured document lists")
 	go func() {

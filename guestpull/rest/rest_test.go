@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -66,7 +65,7 @@ func (rules) Allow(_ context.Context, _ string, request proto.Message) error {
 // start serves until the test ends.
 func start(t *testing.T, b *broker, serve ...string) (url string, logged *bytes.Buffer) {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	l, err := Listen(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
