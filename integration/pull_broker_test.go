@@ -7,6 +7,7 @@ import (
 	"github.com/coffer-project/coffer/integration/harness"
 	"github.com/coffer-project/coffer/integration/registrytest"
 	"github.com/coffer-project/coffer/owner/broker/brokertest"
+	"github.com/coffer-project/coffer/proto/initdata"
 )
 
 // brokerFaults come in this order: those of the handshake first, as a pod attests only until it has succeeded once.
@@ -43,7 +44,7 @@ func pullBrokerFaults(t *testing.T, node *harness.Node) {
 		registrytest.NewLayer(registrytest.Gzip, registrytest.Files(map[string]string{"secret": "opened"})...)), nil, nil), onlyLayer(1))
 	layer := registry.manifest(t, "app").Layers[1].Digest.String()
 
-	pod := runPullPod(t, node, "broker-faults", harness.Guest{BrokerURL: broker.URL, PlainRegistries: []string{registry.host()}}, nil)
+	pod := runPullPod(t, node, "broker-faults", harness.Guest{BrokerURL: broker.URL, PlainRegistries: []string{registry.host()}, REST: []string{initdata.RESTResource}}, nil)
 	keep(t, pod, plain)
 	pull(t, pod, reference)
 	words := strings.NewReplacer("{broker}", broker.URL, "{key}", key)
@@ -71,4 +72,6 @@ func pullBrokerFaults(t *testing.T, node *harness.Node) {
 	if got := pullAndRun(t, node, pod, "sound", reference, "/bin/cat", "/secret"); got != "opened" {
 		t.Errorf("with a sound broker the container printed %q", got)
 	}
+	t.Run("sealed-variables", func(t *testing.T) { sealedVariables(t, node, pod, broker, plain) })
+	t.Run("rest", func(t *testing.T) { askGuest(t, node, pod, broker, plain) })
 }
