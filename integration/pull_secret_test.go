@@ -16,6 +16,7 @@ import (
 // sealedVariables creates containers with a sealed variable in a pod: while the broker keeps the secret back the container fails and says
 // which variable it is, and afterwards, in the same pod, the program has the secret. An exec has it as well.
 func sealedVariables(t *testing.T, node *harness.Node, pod *harness.Pod, broker *brokertest.Broker, reference string) {
+	t.Helper()
 	const name, signer, plaintext = "kbs:///broker/secret/db", "kbs:///broker/signing/team", "correct horse battery staple"
 	key, err := sign.Generate("ecdsa-p256")
 	if err != nil {
@@ -66,6 +67,7 @@ func sealedVariables(t *testing.T, node *harness.Node, pod *harness.Pod, broker 
 
 // askGuest has a program in a pod ask its guest for a resource, and for what the measured document does not list.
 func askGuest(t *testing.T, node *harness.Node, pod *harness.Pod, broker *brokertest.Broker, reference string) {
+	t.Helper()
 	broker.Put(t, "kbs:///broker/secret/asked", []byte("by a program"))
 	const script = `wget -qO- http://127.0.0.1:8006/cdh/resource/broker/secret/asked; wget -qO- "http://127.0.0.1:8006/aa/token?token_type=kbs" 2>&1 || true`
 	output, refused, fault := try(t.Context(), node, pod, "asks", reference, "/bin/sh", "-c", script)
