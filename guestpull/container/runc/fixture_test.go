@@ -22,8 +22,10 @@ import (
 	"github.com/coffer-project/coffer/guestpull/sandbox"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
 	"github.com/coffer-project/coffer/guestpull/scratch"
+	"github.com/coffer-project/coffer/guestpull/secret"
 	"github.com/coffer-project/coffer/integration/require"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
+	"github.com/coffer-project/coffer/proto/initdata"
 	"github.com/coffer-project/coffer/proto/oci"
 )
 
@@ -83,7 +85,7 @@ func newPod(t *testing.T, sharePID bool) *pod {
 	})
 	must(t, err)
 	p.Manager, err = container.New(container.Options{
-		Policy: policy.NewBuiltin(),
+		Policy: policy.NewBuiltin(), Secrets: secret.New(nil, initdata.SecretsConfig{}),
 		Images: p.images, Runtime: driver, Sandbox: p.sandbox, Holder: hold(false), Base: p.base, Cgroups: cgroup.Default,
 		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()), Disks: disk.New(time.Second), Scratch: noDisk,
 	})
