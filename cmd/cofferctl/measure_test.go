@@ -13,7 +13,7 @@ import (
 	"github.com/coffer-project/coffer/owner/appraise"
 )
 
-const measureData = "../../owner/measure/testdata/"
+const measureData = "../../proto/ovmf/ovmftest/"
 
 // What the command writes is what brokers read, and its digests are the published ones.
 func TestMeasureSNP(t *testing.T) {

@@ -23,7 +23,7 @@ const measured = "version = \"0.1.0\"\nalgorithm = \"sha384\"\n\n[data]\nnote = 
 // launch measures a guest as the processor would.
 func launch(t *testing.T, kernel, cmdline string, vcpus int) []byte {
 	t.Helper()
-	firmware, err := os.ReadFile("../measure/testdata/ovmf_AmdSev_suffix.bin")
+	firmware, err := os.ReadFile("../../proto/ovmf/ovmftest/ovmf_AmdSev_suffix.bin")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,12 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/proto/ovmf"
 )
+
+// guid is in the mixed byte order of UEFI.
+type guid [16]byte
 
 // The GUIDs of the table by which QEMU tells firmware what kernel to expect (QEMU, target/i386/sev.c).
 var (
@@ -17,14 +22,14 @@ var (
 )
 
 // hashesPage returns the page that holds the table, which lies somewhere within it.
-func (g SNPGuest) hashesPage(f *firmware, s section) ([]byte, error) {
-	address, ok := f.value(guidHashTable)
+func (g SNPGuest) hashesPage(f *ovmf.Image, s ovmf.SEVSection) ([]byte, error) {
+	address, ok := f.HashTable()
 	table := g.hashes()
-	offset := int(address % pageSize)
-	if !ok || address == 0 || s.pages != 1 || uint64(address)-uint64(offset) != s.address || offset+len(table) > pageSize {
+	offset := int(address % ovmf.PageSize)
+	if !ok || s.Pages != 1 || uint64(address)-uint64(offset) != s.Address || offset+len(table) > ovmf.PageSize {
 		return nil, fmt.Errorf("firmware has no place for the hashes of a kernel: %w", errdefs.ErrInvalidArgument)
 	}
-	page := make([]byte, pageSize)
+	page := make([]byte, ovmf.PageSize)
 	copy(page[offset:], table)
 	return page, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/proto/ovmf"
 )
 
 // SNPGuest is a guest as QEMU launches it on KVM with sev-snp-guest.
@@ -53,26 +55,26 @@ func (g SNPGuest) Digest() ([]byte, error) {
 	if g.Kernel == nil && (g.Initrd != nil || g.Cmdline != "") {
 		return nil, fmt.Errorf("SNP guest has an initrd or a command line, but no kernel: %w", errdefs.ErrInvalidArgument)
 	}
-	f, err := parseFirmware(g.Firmware)
+	f, err := ovmf.Parse(g.Firmware)
 	if err != nil {
 		return nil, err
 	}
-	sections, err := f.sevSections()
+	sections, err := f.SEVSections()
 	if err != nil {
 		return nil, err
 	}
 	var d launchDigest
-	d.normal(f.base(), g.Firmware)
+	d.normal(f.Base(), g.Firmware)
 	hashed := false
 	for _, s := range sections {
-		switch s.kind {
-		case sectionMemory, sectionSVSMCAA:
+		switch s.Kind {
+		case ovmf.SEVMemory, ovmf.SEVSVSMCAA:
 			d.empty(pageZero, s)
-		case sectionSecrets:
+		case ovmf.SEVSecrets:
 			d.empty(pageSecrets, s)
-		case sectionCPUID:
+		case ovmf.SEVCPUID:
 			d.empty(pageCPUID, s)
-		case sectionHashes:
+		case ovmf.SEVHashes:
 			if g.Kernel == nil {
 				d.empty(pageZero, s)
 				break
@@ -81,16 +83,16 @@ func (g SNPGuest) Digest() ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			d.normal(s.address, page)
+			d.normal(s.Address, page)
 			hashed = true
 		default:
-			return nil, fmt.Errorf("firmware has SEV metadata with a section of unknown type %#x: %w", s.kind, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("firmware has SEV metadata with a section of unknown type %#x: %w", s.Kind, errdefs.ErrInvalidArgument)
 		}
 	}
 	if g.Kernel != nil && !hashed {
 		return nil, fmt.Errorf("firmware has no section for the hashes of a kernel: use a build of OvmfPkg/AmdSev: %w", errdefs.ErrInvalidArgument)
 	}
-	reset, ok := f.value(guidResetBlock)
+	reset, ok := f.ResetVector()
 	if !ok && g.VCPUs > 1 {
 		return nil, fmt.Errorf("firmware does not say where further processors start: %w", errdefs.ErrInvalidArgument)
 	}
@@ -121,14 +123,14 @@ func (d *launchDigest) page(kind byte, address uint64, content [sha512.Size384]b
 
 // normal measures whole pages of data.
 func (d *launchDigest) normal(address uint64, data []byte) {
-	for at := 0; at < len(data); at += pageSize {
-		d.page(pageNormal, address+uint64(at), sha512.Sum384(data[at:at+pageSize]))
+	for at := 0; at < len(data); at += ovmf.PageSize {
+		d.page(pageNormal, address+uint64(at), sha512.Sum384(data[at:at+ovmf.PageSize]))
 	}
 }
 
 // empty measures pages whose content is not.
-func (d *launchDigest) empty(kind byte, s section) {
-	for i := range s.pages {
-		d.page(kind, s.address+uint64(i)*pageSize, [sha512.Size384]byte{})
+func (d *launchDigest) empty(kind byte, s ovmf.SEVSection) {
+	for i := range s.Pages {
+		d.page(kind, s.Address+uint64(i)*ovmf.PageSize, [sha512.Size384]byte{})
 	}
 }

@@ -5,25 +5,17 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/containerd/errdefs"
-)
 
-func firmwareFile(tb testing.TB, name string) []byte {
-	tb.Helper()
-	raw, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return raw
-}
+	"github.com/coffer-project/coffer/proto/ovmf"
+	"github.com/coffer-project/coffer/proto/ovmf/ovmftest"
+)
 
 // The digests are those that sev-snp-measure publishes in its tests.
 func TestSNPDigestIsThePublishedOne(t *testing.T) {
-	amd, x64 := firmwareFile(t, "ovmf_AmdSev_suffix.bin"), firmwareFile(t, "ovmf_OvmfX64_suffix.bin")
+	amd, x64 := ovmftest.AmdSev(), ovmftest.X64()
 	empty := []byte{}
 	for name, tc := range map[string]struct {
 		guest SNPGuest
@@ -82,7 +74,7 @@ func TestSNPDigestIsThePublishedOne(t *testing.T) {
 // Everything that a host could exchange must show in the digest.
 func TestSNPDigestShowsEveryInput(t *testing.T) {
 	base := SNPGuest{
-		Firmware: firmwareFile(t, "ovmf_AmdSev_suffix.bin"), Kernel: []byte("k"), Initrd: []byte("i"), Cmdline: "c",
+		Firmware: ovmftest.AmdSev(), Kernel: []byte("k"), Initrd: []byte("i"), Cmdline: "c",
 		VCPUs: 2, CPU: 0x800f12, Features: SNPActive,
 	}
 	seen := map[string]string{}
@@ -110,17 +102,13 @@ func TestSNPDigestShowsEveryInput(t *testing.T) {
 }
 
 func TestSNPDigestRefused(t *testing.T) {
-	amd, x64 := firmwareFile(t, "ovmf_AmdSev_suffix.bin"), firmwareFile(t, "ovmf_OvmfX64_suffix.bin")
+	amd, x64 := ovmftest.AmdSev(), ovmftest.X64()
 	edit := func(image []byte, at int, value ...byte) []byte {
 		out := bytes.Clone(image)
 		copy(out[at:], value)
 		return out
 	}
-	offset, ok := mustParse(t, amd).value(guidSEVMetadata)
-	if !ok {
-		t.Fatal("no metadata")
-	}
-	metadata := len(amd) - int(offset)
+	metadata := bytes.LastIndex(amd, []byte("ASEV"))
 	for name, guest := range map[string]SNPGuest{
 		"kernel without room":   {Firmware: x64, Kernel: []byte{}, VCPUs: 1, Features: SNPActive},
 		"initrd without kernel": {Firmware: amd, Initrd: []byte{}, VCPUs: 1, Features: SNPActive},
@@ -128,7 +116,7 @@ func TestSNPDigestRefused(t *testing.T) {
 		"not SNP":               {Firmware: amd, VCPUs: 1},
 		"no firmware":           {VCPUs: 1, Features: SNPActive},
 		"no pages":              {Firmware: amd[1:], VCPUs: 1, Features: SNPActive},
-		"no table":              {Firmware: make([]byte, pageSize), VCPUs: 1, Features: SNPActive},
+		"no table":              {Firmware: make([]byte, ovmf.PageSize), VCPUs: 1, Features: SNPActive},
 		"table too long":        {Firmware: edit(amd, len(amd)-32-18, 0xff, 0xff), VCPUs: 1, Features: SNPActive},
 		"other signature":       {Firmware: edit(amd, metadata, 'X'), VCPUs: 1, Features: SNPActive},
 		"too many sections":     {Firmware: edit(amd, metadata+12, 0xff, 0xff), VCPUs: 1, Features: SNPActive},
@@ -140,15 +128,6 @@ func TestSNPDigestRefused(t *testing.T) {
 			t.Errorf("%s: got %x, %v", name, digest, err)
 		}
 	}
-}
-
-func mustParse(tb testing.TB, image []byte) *firmware {
-	tb.Helper()
-	f, err := parseFirmware(image)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return f
 }
 
 func TestCPUSignature(t *testing.T) {
@@ -168,18 +147,18 @@ func TestCPUSignature(t *testing.T) {
 }
 
 func FuzzSNPDigest(f *testing.F) {
-	f.Add(firmwareFile(f, "ovmf_AmdSev_suffix.bin"))
-	f.Add(firmwareFile(f, "ovmf_OvmfX64_suffix.bin"))
+	f.Add(ovmftest.AmdSev())
+	f.Add(ovmftest.X64())
 	f.Fuzz(func(t *testing.T, image []byte) {
-		if len(image) > 4*pageSize {
+		if len(image) > 4*ovmf.PageSize {
 			return
 		}
 		guest := SNPGuest{Firmware: image, Kernel: []byte{}, VCPUs: 2, Features: SNPActive}
-		if parsed, err := parseFirmware(image); err == nil {
-			sections, _ := parsed.sevSections()
+		if parsed, err := ovmf.Parse(image); err == nil {
+			sections, _ := parsed.SEVSections()
 			pages := 0
 			for _, s := range sections {
-				pages += s.pages
+				pages += s.Pages
 			}
 			if pages > 1024 {
 				return // valid, and slow

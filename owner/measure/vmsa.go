@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/proto/ovmf"
 )
 
 // resetVector is where the first processor starts.
@@ -17,7 +19,7 @@ const resetVector = 0xfffffff0
 // vmsaPage returns the state in which QEMU and KVM start a processor at entry (AMD64 Architecture Programmer's Manual, volume 2, appendix
 // B.4, and the state after reset that it prescribes in section 14.1.3).
 func vmsaPage(entry, cpu uint32, features uint64) []byte {
-	page := make([]byte, pageSize)
+	page := make([]byte, ovmf.PageSize)
 	u16 := func(at int, v uint16) { binary.LittleEndian.PutUint16(page[at:], v) }
 	u64 := func(at int, v uint64) { binary.LittleEndian.PutUint64(page[at:], v) }
 	segment := func(at int, selector, attributes uint16, base uint64) {

@@ -1,4 +1,4 @@
-package measure
+package ovmf
 
 import (
 	"encoding/binary"
@@ -7,13 +7,14 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-const pageSize = 4096
+// PageSize is the size of a page in bytes; images and sections are made of pages.
+const PageSize = 4096
 
 // fourGiB is where firmware ends in the guest's memory.
 const fourGiB = 1 << 32
 
-// maxFirmware bounds a firmware image in bytes; QEMU maps at most 8 MiB below 4 GiB for it, TDX builds have up to 16.
-const maxFirmware = 64 << 20
+// MaxImage bounds an image in bytes; QEMU maps at most 8 MiB below 4 GiB for it, TDX builds have up to 16.
+const MaxImage = 64 << 20
 
 // guid is in the mixed byte order of UEFI.
 type guid [16]byte
@@ -27,24 +28,24 @@ var (
 	guidTDXMetadata = guid{0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2}
 )
 
-// firmware is an image with its table of GUIDs.
-type firmware struct {
-	image []byte
+// Image is a firmware image with its table of GUIDs.
+type Image struct {
+	raw   []byte
 	table map[guid][]byte
 }
 
-// parseFirmware reads the table at the end of an image. Errors are InvalidArgument.
-func parseFirmware(image []byte) (*firmware, error) {
+// Parse reads the table at the end of an image, which the Image keeps.
+func Parse(raw []byte) (*Image, error) {
 	// The table ends 32 bytes before the image does; each entry is data, its size with this header, and its GUID, read backwards.
 	const tail, header = 32, 2 + 16
-	bad := func(reason string) (*firmware, error) {
+	bad := func(reason string) (*Image, error) {
 		return nil, fmt.Errorf("firmware %s: it is no OVMF build for confidential guests: %w", reason, errdefs.ErrInvalidArgument)
 	}
-	if len(image) < tail+header || len(image)%pageSize != 0 || len(image) > maxFirmware {
-		return bad(fmt.Sprintf("has a size of %d bytes", len(image)))
+	if len(raw) < tail+header || len(raw)%PageSize != 0 || len(raw) > MaxImage {
+		return bad(fmt.Sprintf("has a size of %d bytes", len(raw)))
 	}
-	f := &firmware{image: image, table: map[guid][]byte{}}
-	rest := image[:len(image)-tail]
+	f := &Image{raw: raw, table: map[guid][]byte{}}
+	rest := raw[:len(raw)-tail]
 	size, id, ok := tableEntry(rest)
 	if !ok || id != guidFooter || size > len(rest) {
 		return bad("has no table of GUIDs")
@@ -75,7 +76,7 @@ func tableEntry(entries []byte) (size int, id guid, ok bool) {
 }
 
 // value returns the number at the begin of an entry.
-func (f *firmware) value(id guid) (uint32, bool) {
+func (f *Image) value(id guid) (uint32, bool) {
 	entry := f.table[id]
 	if len(entry) < 4 {
 		return 0, false
@@ -84,13 +85,22 @@ func (f *firmware) value(id guid) (uint32, bool) {
 }
 
 // fromEnd returns the image from offset bytes before its end, where an entry says that something lies.
-func (f *firmware) fromEnd(id guid) ([]byte, bool) {
+func (f *Image) fromEnd(id guid) ([]byte, bool) {
 	offset, ok := f.value(id)
-	if !ok || uint64(offset) > uint64(len(f.image)) {
+	if !ok || uint64(offset) > uint64(len(f.raw)) {
 		return nil, false
 	}
-	return f.image[len(f.image)-int(offset):], true
+	return f.raw[len(f.raw)-int(offset):], true
 }
 
-// base is the address at which the image begins.
-func (f *firmware) base() uint64 { return fourGiB - uint64(len(f.image)) }
+// Base is the guest's address at which the image begins.
+func (f *Image) Base() uint64 { return fourGiB - uint64(len(f.raw)) }
+
+// ResetVector is the guest's address at which processors beside the first start under SEV-ES and SNP; false when the image says none.
+func (f *Image) ResetVector() (uint32, bool) { return f.value(guidResetBlock) }
+
+// HashTable is the guest's address at which the hashes of kernel, initrd and command line are to be put; false when there is no place.
+func (f *Image) HashTable() (uint32, bool) {
+	address, ok := f.value(guidHashTable)
+	return address, ok && address != 0
+}
