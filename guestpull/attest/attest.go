@@ -28,6 +28,15 @@ type Platform interface {
 	InitDataField(ctx context.Context) ([]byte, error)
 }
 
+// DeviceAttester asks devices of one kind for evidence, for example all of the guest's GPUs. Calls may be concurrent.
+type DeviceAttester interface {
+	// Device returns the kind's name in the key broker protocol, for example nvidia.
+	Device() string
+	// Evidence returns the evidence of all devices of the kind, a JSON document in the form that brokers expect, bound to reportData
+	// (kbs.DeviceReportData). One device that gives none is an error: what was not appraised must not pass for a part that was.
+	Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error)
+}
+
 // maxReportData is the largest report data field of a TEE, in bytes.
 const maxReportData = 64
 
