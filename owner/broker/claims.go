@@ -94,6 +94,7 @@ func annotate(p part, runtime kbs.RuntimeData) (map[string]json.RawMessage, erro
 func recordedClaims(claims *ear.Claims) (json.RawMessage, error) {
 	recorded := *claims
 	recorded.Submods = maps.Clone(claims.Submods)
+	cut := false
 	for name, submod := range recorded.Submods {
 		var measured map[string]json.RawMessage
 		if err := json.Unmarshal(submod.Evidence[ear.InitDataClaims], &measured); err != nil || measured[ear.AgentPolicyClaims] == nil {
@@ -106,7 +107,10 @@ func recordedClaims(claims *ear.Claims) (json.RawMessage, error) {
 		}
 		submod.Evidence = maps.Clone(submod.Evidence)
 		submod.Evidence[ear.InitDataClaims] = raw
-		recorded.Submods[name] = submod
+		recorded.Submods[name], cut = submod, true
+	}
+	if !cut {
+		return claims.JSON()
 	}
 	return json.Marshal(recorded)
 }

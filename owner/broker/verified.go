@@ -2,10 +2,10 @@ package broker
 
 import (
 	"crypto/sha256"
-	"sync"
 
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/ear"
+	"github.com/coffer-project/coffer/owner/memo"
 )
 
 // Limits on the tokens that are remembered: a guest fetches several keys with one.
@@ -16,10 +16,8 @@ const (
 
 // verifiedTokens remembers tokens whose signature was good, so that it need not be checked for each key. Their time is checked always.
 type verifiedTokens struct {
-	tokens Tokens
-
-	mu      sync.Mutex
-	byToken map[[sha256.Size]byte]verifiedToken
+	tokens  Tokens
+	byToken *memo.Map[[sha256.Size]byte, verifiedToken]
 }
 
 type verifiedToken struct {
@@ -28,16 +26,12 @@ type verifiedToken struct {
 }
 
 func newVerifiedTokens(tokens Tokens) *verifiedTokens {
-	return &verifiedTokens{tokens: tokens, byToken: map[[sha256.Size]byte]verifiedToken{}}
+	return &verifiedTokens{tokens: tokens, byToken: memo.New[[sha256.Size]byte, verifiedToken](maxVerified)}
 }
 
 // claims returns the claims of a valid token and their digest. They are shared: nobody may change them.
 func (v *verifiedTokens) claims(token string) (*ear.Claims, string, error) {
-	sum := sha256.Sum256([]byte(token))
-	v.mu.Lock()
-	known, ok := v.byToken[sum]
-	v.mu.Unlock()
-	if ok {
+	if known, ok := v.byToken.Get(sha256.Sum256([]byte(token))); ok {
 		return known.claims, known.digest, v.tokens.CheckTime(known.claims)
 	}
 	claims, err := v.tokens.Verify(token)
@@ -55,13 +49,7 @@ func (v *verifiedTokens) claims(token string) (*ear.Claims, string, error) {
 
 // keep remembers a token that is known to be good: one that was verified, or that this broker has just signed.
 func (v *verifiedTokens) keep(token string, claims *ear.Claims, digest string) {
-	if len(token) > maxVerifiedToken {
-		return
+	if len(token) <= maxVerifiedToken {
+		v.byToken.Put(sha256.Sum256([]byte(token)), verifiedToken{claims: claims, digest: digest})
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if len(v.byToken) >= maxVerified {
-		clear(v.byToken)
-	}
-	v.byToken[sha256.Sum256([]byte(token))] = verifiedToken{claims: claims, digest: digest}
 }

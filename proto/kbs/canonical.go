@@ -131,7 +131,7 @@ func parseNumber(number json.Number) (any, error) {
 }
 
 // checkSurrogates refuses \ud800-style escapes without their partner, which encoding/json would silently replace.
-// A backslash in valid JSON only occurs inside strings, so no string state is needed.
+// raw is JSON, where a backslash only occurs inside strings, so no string state is needed; or what has quotes around it.
 func checkSurrogates(raw []byte) error {
 	for i := 0; i < len(raw); i++ {
 		if raw[i] != '\\' {
@@ -155,6 +155,9 @@ func checkSurrogates(raw []byte) error {
 }
 
 func hexUnit(digits []byte) rune {
+	if len(digits) < 4 {
+		return utf8.RuneError
+	}
 	value, err := strconv.ParseUint(string(digits[:4]), 16, 16)
 	if err != nil {
 		return utf8.RuneError

@@ -9,17 +9,12 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// checkJSON refuses what Canonical refuses. It reads the document once and builds nothing: evidence has thousands of numbers, and brokers
-// check it for each guest.
+// checkJSON refuses of what encoding/json accepts all that Canonical refuses; whether it is JSON at all is left to the decoder, which
+// looks at each byte again anyway. It reads the document once and builds nothing: evidence has thousands of numbers, and brokers check it
+// for each guest.
 func checkJSON(raw []byte) error {
 	if !utf8.Valid(raw) {
 		return fmt.Errorf("document is not UTF-8: %w", errdefs.ErrInvalidArgument)
-	}
-	if !json.Valid(raw) {
-		return fmt.Errorf("document is not JSON: %w", errdefs.ErrInvalidArgument)
-	}
-	if err := checkSurrogates(raw); err != nil {
-		return err
 	}
 	var c checker
 	for i := 0; i < len(raw); {
@@ -32,7 +27,9 @@ func checkJSON(raw []byte) error {
 	return nil
 }
 
-// checker walks over valid JSON, so that no byte can come where it does not belong.
+var errNotJSON = fmt.Errorf("document is not JSON: %w", errdefs.ErrInvalidArgument)
+
+// checker walks over JSON. On anything else it may pass or fail, but ends.
 type checker struct {
 	open []container
 }
@@ -53,22 +50,24 @@ func (c *checker) step(raw []byte, i int) (int, error) {
 		}
 		c.open = append(c.open, container{isObject: b == '{', atName: b == '{'})
 	case b == '}' || b == ']':
+		if len(c.open) == 0 {
+			return 0, errNotJSON
+		}
 		c.open = c.open[:len(c.open)-1]
 	case b == ',':
+		if len(c.open) == 0 {
+			return 0, errNotJSON
+		}
 		top := &c.open[len(c.open)-1]
 		top.atName = top.isObject
 	case b == '"':
-		end := stringEnd(raw, i)
-		return end, c.text(raw[i:end])
-	case b == '-' || b >= '0' && b <= '9':
-		end := i + 1
-		for end < len(raw) && isNumberByte(raw[end]) {
-			end++
-		}
-		if err := c.value(); err != nil {
+		end, err := stringEnd(raw, i)
+		if err != nil {
 			return 0, err
 		}
-		return end, checkNumber(raw[i:end])
+		return end, c.text(raw[i:end])
+	case b == '-' || b >= '0' && b <= '9':
+		return c.number(raw, i)
 	case b == 't' || b == 'n':
 		return i + len("true"), c.value()
 	case b == 'f':
@@ -85,8 +84,42 @@ func (c *checker) value() error {
 	return nil
 }
 
+// number handles a number, and the ones that follow it where they are the bytes of an Octets.
+func (c *checker) number(raw []byte, i int) (int, error) {
+	if err := c.value(); err != nil {
+		return 0, err
+	}
+	if len(c.open) > 0 && !c.open[len(c.open)-1].isObject {
+		if next := skipOctets(raw, i); next > i {
+			return next, nil
+		}
+	}
+	end := i + 1
+	for end < len(raw) && isNumberByte(raw[end]) {
+		end++
+	}
+	return end, checkNumber(raw[i:end])
+}
+
+// skipOctets returns what follows the numbers of one to three digits, each with its comma, that begin at raw[i].
+func skipOctets(raw []byte, i int) int {
+	for {
+		digits := 0
+		for digits < 3 && i+digits < len(raw) && raw[i+digits] >= '0' && raw[i+digits] <= '9' {
+			digits++
+		}
+		if digits == 0 || i+digits >= len(raw) || raw[i+digits] != ',' {
+			return i
+		}
+		i += digits + 1
+	}
+}
+
 // text handles a string with its quotes.
 func (c *checker) text(quoted []byte) error {
+	if err := checkSurrogates(quoted); err != nil {
+		return err
+	}
 	if len(c.open) == 0 || !c.open[len(c.open)-1].atName {
 		return c.value()
 	}
@@ -94,7 +127,7 @@ func (c *checker) text(quoted []byte) error {
 	top.atName = false
 	var name string
 	if err := json.Unmarshal(quoted, &name); err != nil {
-		return fmt.Errorf("document is not JSON: %w", errdefs.ErrInvalidArgument)
+		return errNotJSON
 	}
 	if _, ok := top.names[name]; ok {
 		return fmt.Errorf("duplicate JSON member %q: %w", sanitize(name, 64), errdefs.ErrInvalidArgument)
@@ -107,13 +140,16 @@ func (c *checker) text(quoted []byte) error {
 }
 
 // stringEnd returns where the string that begins at raw[i] has ended.
-func stringEnd(raw []byte, i int) int {
-	for i++; raw[i] != '"'; i++ {
-		if raw[i] == '\\' {
+func stringEnd(raw []byte, i int) (int, error) {
+	for i++; i < len(raw); i++ {
+		switch raw[i] {
+		case '"':
+			return i + 1, nil
+		case '\\':
 			i++
 		}
 	}
-	return i + 1
+	return 0, errNotJSON
 }
 
 func isNumberByte(b byte) bool {

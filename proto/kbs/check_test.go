@@ -7,19 +7,22 @@ import (
 	"testing"
 )
 
-// checkJSON must agree with the parser behind Canonical: what one of them refuses must not get past the other.
-func FuzzCheckJSON(f *testing.F) {
+// Decode must agree with the parser behind Canonical: what one of them refuses must not get past the other.
+func FuzzDecode(f *testing.F) {
 	deep := func(n int, inner string) string { return strings.Repeat("[", n) + inner + strings.Repeat("]", n) }
 	for _, text := range []string{
 		`{}`, `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"a":{"a":1},"b":["a","a"]}`, `"\ud800"`, `1e999`, `-0.5e-3`, `[1,2,]`, ` {"a" : [ true , null, false ] } `,
-		`{"a":"\"{,:}"}`, "1 2", "\xff", strings.Repeat("9", 400), `[{"x":1},{"x":1}]`, deep(64, ""), deep(65, ""), deep(66, ""), deep(65, "1"), deep(64, `{"a":"b"}`), deep(64, "null"),
+		`{"a":"\"{,:}"}`, "1 2", "\xff", strings.Repeat("9", 400), `[{"x":1},{"x":1}]`, `[1,22,333,1e999]`, `[1,2222,{"a":1,"a":2}]`, `{"a":[1,2],"a":3}`, `}`, `,`, `"`, `"\`, `"\ud8`, `[1,`, deep(64, ""), deep(65, ""), deep(66, ""), deep(65, "1"), deep(64, `{"a":"b"}`), deep(64, "null"),
 	} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		_, parseErr := parseJSON(raw)
-		if checkErr := checkJSON(raw); (parseErr == nil) != (checkErr == nil) {
-			t.Errorf("%q: checked %v, parsed %v", raw, checkErr, parseErr)
+		for name, decode := range map[string]func([]byte, int, any) error{"loose": Decode, "strict": DecodeStrict} {
+			var value json.RawMessage
+			if err := decode(raw, len(raw), &value); (parseErr == nil) != (err == nil) {
+				t.Errorf("%q: %s decoded %v, parsed %v", raw, name, err, parseErr)
+			}
 		}
 	})
 }

@@ -119,12 +119,25 @@ func decode(raw []byte, limit int, into any, strict bool) error {
 	if err := checkJSON(raw); err != nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
+	unmarshal := json.Unmarshal
 	if strict {
-		dec.DisallowUnknownFields()
+		unmarshal = unmarshalStrict
 	}
-	if err := dec.Decode(into); err != nil {
+	if err := unmarshal(raw, into); err != nil {
 		return fmt.Errorf("document does not have the expected shape: %s: %w", shapeError(err), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// unmarshalStrict is json.Unmarshal that refuses unknown members.
+func unmarshalStrict(raw []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("data after the JSON document")
 	}
 	return nil
 }
@@ -133,6 +146,9 @@ func decode(raw []byte, limit int, into any, strict bool) error {
 func shapeError(err error) string {
 	if typeErr, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return fmt.Sprintf("field %q is a JSON %s", typeErr.Field, kindOnly(typeErr.Value))
+	}
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return "it is not JSON"
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return "it ends early"

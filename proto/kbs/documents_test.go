@@ -76,6 +76,10 @@ func TestDecode(t *testing.T) {
 		"wrong kind": {raw: `{"nonce":7}`},
 		"trailing":   {raw: `{"nonce":"a"}x`},
 		"html":       {raw: `<html>`},
+		"empty":      {raw: ` `},
+		"two":        {raw: `{"nonce":"a"} {"nonce":"a"}`},
+		"two, typed": {raw: `{"nonce":"a"} {"nonce":"a"}`, strict: true},
+		"rest":       {raw: `{"nonce":"a"}x`, strict: true},
 		"unknown":    {raw: `{"nonce":"a","other":1}`, strict: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -64,7 +64,15 @@ func (s *site) measure(ctx context.Context, load func(context.Context, *site, *b
 	if err := step(ctx); err != nil { // the first one fills caches
 		return figures{}, err
 	}
+	before, err := b.usage()
+	if err != nil {
+		return figures{}, err
+	}
 	times, elapsed, err := drive(ctx, step, length, guests)
+	if err != nil {
+		return figures{}, err
+	}
+	after, err := b.usage()
 	if err != nil {
 		return figures{}, err
 	}
@@ -75,8 +83,7 @@ func (s *site) measure(ctx context.Context, load func(context.Context, *site, *b
 	if err != nil {
 		return figures{}, err
 	}
-	usage := b.process.ProcessState.UserTime() + b.process.ProcessState.SystemTime()
-	return sumUp(times, elapsed, usage, crypto), nil
+	return sumUp(times, elapsed, after.since(before), crypto), nil
 }
 
 // drive repeats step in several goroutines until length is over and returns how long each one took.

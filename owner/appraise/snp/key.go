@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-sev-guest/abi"
@@ -23,6 +25,19 @@ type endorsementKey struct {
 	signer  abi.ReportSigner
 	product string
 	extensions
+	// endorser signed cert and is signed by the root. The three are valid from notBefore to notAfter. All are set by checkChain.
+	root, endorser      *x509.Certificate
+	notBefore, notAfter time.Time
+}
+
+// maxKeys bounds the verified keys that are remembered: one for each chip or provider whose guests came lately.
+const maxKeys = 4096
+
+// keyID is what a verified key depends on, besides the verifier's roots and the time.
+type keyID struct {
+	digest  [sha256.Size]byte // of the certificate
+	signer  abi.ReportSigner
+	product string // that the report names
 }
 
 // findKey returns the key that the report claims to be signed by. Its certificate comes from the evidence or, for a VCEK that the guest's
@@ -47,16 +62,34 @@ func (v *Verifier) findKey(ctx context.Context, evidence *kbs.SNPEvidence) (*end
 			return nil, err
 		}
 	}
-	key, err := parseKey(der, info.SigningKey, product)
+	key, err := v.verifiedKey(der, info.SigningKey, product)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.checkChain(ctx, key); err != nil {
+	if err := v.checkRevoked(ctx, key); err != nil {
 		return nil, err
 	}
 	if key.signer == abi.VcekReportSigner && !sameChip(key.chipID, report.ChipID) {
 		return nil, fmt.Errorf("certificate of the processor's key is another chip's: %w", errdefs.ErrPermissionDenied)
 	}
+	return key, nil
+}
+
+// verifiedKey reads a certificate and verifies its chain, both from memory where it has met it before. Keys are shared: nobody may
+// change them.
+func (v *Verifier) verifiedKey(der []byte, signer abi.ReportSigner, product string) (*endorsementKey, error) {
+	id := keyID{digest: sha256.Sum256(der), signer: signer, product: product}
+	if key, ok := v.keys.Get(id); ok && !v.Now().Before(key.notBefore) && !v.Now().After(key.notAfter) {
+		return key, nil
+	}
+	key, err := parseKey(der, signer, product)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.checkChain(key); err != nil {
+		return nil, err
+	}
+	v.keys.Put(id, key)
 	return key, nil
 }
 
@@ -144,35 +177,54 @@ func parseKey(der []byte, signer abi.ReportSigner, product string) (*endorsement
 }
 
 // checkChain verifies that the certificate leads to the root of its product line.
-func (v *Verifier) checkChain(ctx context.Context, key *endorsementKey) error {
+func (v *Verifier) checkChain(key *endorsementKey) error {
 	root := v.roots[key.product]
 	if root == nil {
 		return fmt.Errorf("SNP report is of a product line that this verifier has no root for: %w", errdefs.ErrPermissionDenied)
 	}
-	intermediate, role := root.ASK, "ASK"
+	endorser := root.ASK
 	if key.signer == abi.VlekReportSigner {
-		intermediate, role = root.ASVK, "ASVK"
+		endorser = root.ASVK
 	}
-	if intermediate == nil {
-		return fmt.Errorf("this verifier has no %s to verify keys of its kind: %w", role, errdefs.ErrPermissionDenied)
+	if endorser == nil {
+		return fmt.Errorf("this verifier has no %s to verify keys of its kind: %w", endorserRole(key.signer), errdefs.ErrPermissionDenied)
 	}
 	options := x509.VerifyOptions{
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: v.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	}
 	options.Roots.AddCert(root.ARK)
-	options.Intermediates.AddCert(intermediate)
+	options.Intermediates.AddCert(endorser)
 	chains, err := key.cert.Verify(options)
 	if err != nil || len(chains) != 1 || len(chains[0]) != 3 {
 		return fmt.Errorf("certificate of the processor's key does not lead to a root that is trusted, or is not valid today: %w", errdefs.ErrPermissionDenied)
 	}
+	key.root, key.endorser = root.ARK, endorser
+	key.notBefore, key.notAfter = key.cert.NotBefore, key.cert.NotAfter
+	for _, cert := range []*x509.Certificate{root.ARK, endorser} {
+		if cert.NotBefore.After(key.notBefore) {
+			key.notBefore = cert.NotBefore
+		}
+		if cert.NotAfter.Before(key.notAfter) {
+			key.notAfter = cert.NotAfter
+		}
+	}
+	return nil
+}
+
+// endorserRole names the intermediate certificate above keys of a kind as AMD's key distribution service does.
+func endorserRole(signer abi.ReportSigner) string {
+	if signer == abi.VlekReportSigner {
+		return "ASVK"
+	}
+	return "ASK"
+}
+
+// checkRevoked refuses a key whose endorser the root has revoked. Without a current list, nothing is known.
+func (v *Verifier) checkRevoked(ctx context.Context, key *endorsementKey) error {
 	if !v.RequireCRL {
 		return nil
 	}
-	return v.checkRevoked(ctx, kds.CrlLinkByRole(key.product, role), root.ARK, intermediate)
-}
-
-// checkRevoked refuses an intermediate certificate that the root has revoked. Without a current list, nothing is known.
-func (v *Verifier) checkRevoked(ctx context.Context, address string, root, cert *x509.Certificate) error {
+	address := kds.CrlLinkByRole(key.product, endorserRole(key.signer))
 	piece, err := v.Collateral.Get(ctx, address)
 	if err != nil {
 		return fmt.Errorf("revocation list: %w", err)
@@ -181,14 +233,14 @@ func (v *Verifier) checkRevoked(ctx context.Context, address string, root, cert 
 	if err != nil {
 		return fmt.Errorf("revocation list %s cannot be read: %w", address, errdefs.ErrFailedPrecondition)
 	}
-	if err := list.CheckSignatureFrom(root); err != nil {
+	if err := list.CheckSignatureFrom(key.root); err != nil {
 		return fmt.Errorf("revocation list %s is not signed by the root: %w", address, errdefs.ErrFailedPrecondition)
 	}
 	if now := v.Now(); now.Before(list.ThisUpdate) || !now.Before(list.NextUpdate) {
 		return fmt.Errorf("revocation list %s is only valid from %s to %s: get a new one: %w", address, list.ThisUpdate, list.NextUpdate, errdefs.ErrFailedPrecondition)
 	}
 	for _, entry := range list.RevokedCertificateEntries {
-		if entry.SerialNumber.Cmp(cert.SerialNumber) == 0 {
+		if entry.SerialNumber.Cmp(key.endorser.SerialNumber) == 0 {
 			return fmt.Errorf("key that endorses processors of this product line was revoked: %w", errdefs.ErrPermissionDenied)
 		}
 	}

@@ -1,6 +1,7 @@
 package snp
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -28,7 +29,7 @@ func TestRealTurinCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := v.checkChain(t.Context(), key); err != nil {
+	if err := v.checkChain(key); err != nil {
 		t.Error(err)
 	}
 	if key.tcb.FMC == nil || len(key.chipID) != 8 || key.extensions.product != "Turin" {
@@ -134,6 +135,46 @@ func TestRevocation(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// A key that was verified once must be refused when its certificates have ended or their endorser was revoked meanwhile.
+func TestRememberedKey(t *testing.T) {
+	s := signers()["Milan"]
+	e := appraise.Evidence{Raw: forge(t, s, snptest.Report{ReportData: []byte("x")}), ReportData: []byte("x")}
+	now, dir := time.Now(), t.TempDir()
+	list := filepath.Join(dir, "kdsintf.amd.com/vcek/v1/Milan/crl")
+	v := forgedVerifier(t, s, Options{RequireCRL: true, Collateral: &collateral.Store{Dir: dir}, Now: func() time.Time { return now }})
+	for _, tc := range []struct {
+		name    string
+		at      time.Time
+		revoked bool
+		want    error
+	}{
+		{"too early", now.AddDate(-50, 0, 0), false, errdefs.ErrPermissionDenied},
+		{"first", now, false, nil},
+		{"remembered", now, false, nil},
+		{"revoked", now, true, errdefs.ErrPermissionDenied},
+		{"ended", now.AddDate(50, 0, 0), false, errdefs.ErrPermissionDenied},
+		{"again", now, false, nil},
+	} {
+		now = tc.at
+		der, err := s.Revocations(now, tc.revoked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, list, der)
+		if _, err := v.Verify(t.Context(), e); !errors.Is(err, tc.want) {
+			t.Errorf("%s: got %v", tc.name, err)
+		}
+	}
+	known := keyID{digest: sha256.Sum256(s.Certificate()), signer: abi.VcekReportSigner, product: "Milan"}
+	key, ok := v.keys.Get(known)
+	if !ok {
+		t.Fatal("the key was not remembered")
+	}
+	if key.notBefore.Before(key.endorser.NotBefore) || key.notAfter.After(key.endorser.NotAfter) || key.notAfter.After(key.root.NotAfter) {
+		t.Errorf("remembered from %s to %s", key.notBefore, key.notAfter)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coffer-project/coffer/owner/appraise"
 	"github.com/coffer-project/coffer/owner/appraise/collateral"
+	"github.com/coffer-project/coffer/owner/memo"
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
@@ -43,11 +44,12 @@ type Verifier struct {
 	Options
 	roots  Roots
 	policy string
+	keys   *memo.Map[keyID, *endorsementKey]
 }
 
 // New returns a Verifier.
 func New(o Options) (*Verifier, error) {
-	v := &Verifier{Options: o, roots: o.TestRoots, policy: ForgedPolicyID}
+	v := &Verifier{Options: o, roots: o.TestRoots, policy: ForgedPolicyID, keys: memo.New[keyID, *endorsementKey](maxKeys)}
 	if v.References == nil {
 		v.References = appraise.Values{}
 	}

@@ -254,7 +254,9 @@ func forgedVerifier(t *testing.T, s *snptest.Signer, o Options) *Verifier {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.TestRoots, o.Now = roots, time.Now
+	if o.TestRoots = roots; o.Now == nil {
+		o.Now = time.Now
+	}
 	return verifier(t, o)
 }
 

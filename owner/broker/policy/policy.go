@@ -18,7 +18,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -26,6 +25,7 @@ import (
 	"github.com/coffer-project/coffer/owner/broker/ear"
 	"github.com/coffer-project/coffer/owner/broker/rego"
 	"github.com/coffer-project/coffer/owner/broker/store"
+	"github.com/coffer-project/coffer/owner/memo"
 	"github.com/coffer-project/coffer/proto/kbs"
 	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
@@ -57,8 +57,12 @@ const (
 	ruleExtensions  = "extensions"
 )
 
-// maxCompiled bounds the compiled policies that are kept.
-const maxCompiled = 64
+// Limits on what is kept in memory: compiled policies, and claims in the form that policies read, which a guest's next keys need again.
+const (
+	maxCompiled = 64
+	maxClaims   = 512
+	maxClaim    = 16 << 10 // bytes
+)
 
 var attestationID = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 
@@ -73,13 +77,18 @@ type Policies struct {
 	references  References
 	allowSample bool
 
-	mu       sync.Mutex
-	compiled map[[sha256.Size]byte]*rego.Policy
+	// By the digests of what they were made from.
+	compiled *memo.Map[[sha256.Size]byte, *rego.Policy]
+	claims   *memo.Map[[sha256.Size]byte, *rego.Document]
 }
 
 // New returns the policies that s keeps. allowSample chooses the built-in resource policy that admits the sample TEE.
 func New(s store.Store, references References, allowSample bool) *Policies {
-	return &Policies{store: s, references: references, allowSample: allowSample, compiled: map[[sha256.Size]byte]*rego.Policy{}}
+	return &Policies{
+		store: s, references: references, allowSample: allowSample,
+		compiled: memo.New[[sha256.Size]byte, *rego.Policy](maxCompiled),
+		claims:   memo.New[[sha256.Size]byte, *rego.Document](maxClaims),
+	}
 }
 
 // Allow implements broker.Policy.
@@ -92,11 +101,11 @@ func (p *Policies) Allow(ctx context.Context, claims *ear.Claims, resource kbs.R
 	if err != nil {
 		return false, "", err
 	}
-	raw, err := claims.JSON()
+	document, err := p.document(claims)
 	if err != nil {
 		return false, "", err
 	}
-	in := &rego.Input{JSON: raw, Reference: p.references.Reference, Data: map[string]any{
+	in := &rego.Input{Document: document, Reference: p.references.Reference, Data: map[string]any{
 		"plugin":        "resource",
 		"resource-path": []any{resource.Repository, resource.Type, resource.Tag},
 		"query":         map[string]any{},
@@ -111,6 +120,26 @@ func (p *Policies) Allow(ctx context.Context, claims *ear.Claims, resource kbs.R
 		return allowed, id + ": " + clip(text), nil
 	}
 	return allowed, map[bool]string{true: id + " allows it", false: id + " does not allow it"}[allowed], nil
+}
+
+// document returns claims as policies read them.
+func (p *Policies) document(claims *ear.Claims) (*rego.Document, error) {
+	raw, err := claims.JSON()
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxClaim {
+		return rego.Parse(raw)
+	}
+	sum := sha256.Sum256(raw)
+	if document, ok := p.claims.Get(sum); ok {
+		return document, nil
+	}
+	document, err := rego.Parse(raw)
+	if err == nil {
+		p.claims.Put(sum, document)
+	}
+	return document, err
 }
 
 func (p *Policies) resourceText(ctx context.Context) (text, id string, err error) {
@@ -145,11 +174,15 @@ func (p *Policies) Appraise(ctx context.Context, class string, submod *ear.Submo
 	for name, entry := range submod.Evidence {
 		input[name] = entry
 	}
-	document, err := json.Marshal(input)
+	encoded, err := json.Marshal(input)
 	if err != nil {
 		return fmt.Errorf("encode evidence for the attestation policy %s: %w", id, err)
 	}
-	in := &rego.Input{JSON: document, Reference: p.references.Reference}
+	document, err := rego.Parse(encoded)
+	if err != nil {
+		return fmt.Errorf("attestation policy %s: %w", id, err)
+	}
+	in := &rego.Input{Document: document, Reference: p.references.Reference}
 	vector, err := evalVector(ctx, policy, in)
 	if err != nil {
 		return fmt.Errorf("attestation policy %s: %w", id, err)
@@ -209,23 +242,14 @@ func evalExtensions(ctx context.Context, policy *rego.Policy, in *rego.Input) (m
 // compile returns the policy of a text, from memory where the text has been met before.
 func (p *Policies) compile(id, text string, rules ...string) (*rego.Policy, error) {
 	sum := sha256.Sum256([]byte(rules[0] + "\x00" + text))
-	p.mu.Lock()
-	policy, ok := p.compiled[sum]
-	p.mu.Unlock()
-	if ok {
+	if policy, ok := p.compiled.Get(sum); ok {
 		return policy, nil
 	}
 	policy, err := rego.Compile(strings.TrimSuffix(id, BuiltIn), text, rules...)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		p.compiled.Put(sum, policy)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.compiled) >= maxCompiled {
-		clear(p.compiled)
-	}
-	p.compiled[sum] = policy
-	return policy, nil
+	return policy, err
 }
 
 // Digest names a policy's text.

@@ -77,28 +77,29 @@ func parse(name, text string) (*ast.Module, error) {
 	return nil, err
 }
 
-// Input is what a policy sees.
+// Document is JSON that policies can look at. It does not change, so that evaluations may share it.
+type Document struct{ value ast.Value }
+
+// Parse reads JSON of our own making; what cannot be read is Internal.
+func Parse(raw []byte) (*Document, error) {
+	value, err := ast.ValueFromReader(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("policy input is not JSON: %w", errdefs.ErrInternal)
+	}
+	return &Document{value: value}, nil
+}
+
+// Input is what a policy sees. It serves one policy.
 type Input struct {
-	// JSON is the document input.
-	JSON []byte
+	// Document is the document input.
+	Document *Document
 	// Data is the document data, besides the policy itself. Its values are those of encoding/json.
 	Data map[string]any
 	// Reference answers query_reference_value; a value that does not exist is nil. nil means that there are no values at all.
 	Reference func(ctx context.Context, name string) (any, error)
 
-	parsed ast.Value
-}
-
-// document parses JSON once for all rules that are asked for.
-func (in *Input) document() (*ast.Term, error) {
-	if in.parsed == nil {
-		value, err := ast.ValueFromReader(bytes.NewReader(in.JSON))
-		if err != nil {
-			return nil, fmt.Errorf("policy input is not JSON: %w", errdefs.ErrInternal)
-		}
-		in.parsed = value
-	}
-	return ast.NewTerm(in.parsed), nil
+	// found is what the rules that were asked for had in common.
+	found topdown.VirtualCache
 }
 
 // Eval returns the value of a rule that Compile was told of, as encoding/json would decode it. ok is false where the rule is undefined
@@ -107,9 +108,8 @@ func (in *Input) document() (*ast.Term, error) {
 func (p *Policy) Eval(ctx context.Context, rule string, in *Input) (value any, ok bool, err error) {
 	ctx, stop := context.WithTimeout(ctx, MaxTime)
 	defer stop()
-	input, err := in.document()
-	if err != nil {
-		return nil, false, err
+	if in.found == nil {
+		in.found = topdown.NewVirtualCache()
 	}
 	data := in.Data
 	if data == nil {
@@ -124,10 +124,11 @@ func (p *Policy) Eval(ctx context.Context, rule string, in *Input) (value any, o
 	cancel := topdown.NewCancel()
 	defer context.AfterFunc(ctx, cancel.Cancel)()
 	results, err := topdown.NewQuery(p.queries[rule]).
-		WithCompiler(p.compiler).WithStore(store).WithTransaction(txn).WithInput(input).WithCancel(cancel).
+		WithCompiler(p.compiler).WithStore(store).WithTransaction(txn).WithInput(ast.NewTerm(in.Document.value)).WithCancel(cancel).WithVirtualCache(in.found).
 		WithBuiltins(map[string]*topdown.Builtin{queryReference: {Decl: referenceDecl, Func: in.reference}}).
 		Run(ctx)
 	if err != nil {
+		in.found = nil // it may end in the middle of something
 		return nil, false, evalError(ctx, rule, err)
 	}
 	if len(results) == 0 {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -47,7 +49,7 @@ allow if input.x == 1`, true, true, nil},
 				t.Fatal(err)
 			}
 			got, ok, err := p.Eval(t.Context(), "allow", &Input{
-				JSON: []byte(`{"x":1,"y":2}`), Data: map[string]any{"resource-path": []any{"repo", "type", "tag"}}, Reference: reference,
+				Document: document(t, `{"x":1,"y":2}`), Data: map[string]any{"resource-path": []any{"repo", "type", "tag"}}, Reference: reference,
 			})
 			if !errors.Is(err, tc.err) || ok != tc.ok || err == nil && !reflect.DeepEqual(got, tc.want) {
 				t.Errorf("got %v %v %v, want %v %v %v", got, ok, err, tc.want, tc.ok, tc.err)
@@ -56,12 +58,54 @@ allow if input.x == 1`, true, true, nil},
 	}
 }
 
+func document(t *testing.T, raw string) *Document {
+	t.Helper()
+	d, err := Parse([]byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestParseRefuses(t *testing.T) {
+	if _, err := Parse([]byte("{")); !errors.Is(err, errdefs.ErrInternal) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What one evaluation finds out must not be seen by another one of the same document.
+func TestEvalsShareADocument(t *testing.T) {
+	p, err := Compile("test", `package policy
+allow if count(wanted) == 1
+wanted contains x if { some x in input.list; x == data.want }
+reason := concat(",", [sprintf("%v", [x]) | some x in wanted])`, "allow", "reason")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := document(t, `{"list":[1,2,3]}`)
+	var group sync.WaitGroup
+	for want := range 16 {
+		group.Go(func() {
+			in := &Input{Document: d, Data: map[string]any{"want": json.Number(strconv.Itoa(want))}}
+			_, allowed, err := p.Eval(t.Context(), "allow", in)
+			if err != nil || allowed != (want >= 1 && want <= 3) {
+				t.Errorf("%d: %v, %v", want, allowed, err)
+			}
+			reason, _, err := p.Eval(t.Context(), "reason", in)
+			if err != nil || allowed != (reason == strconv.Itoa(want)) {
+				t.Errorf("%d: %v, %v", want, reason, err)
+			}
+		})
+	}
+	group.Wait()
+}
+
 func TestEvalOtherRule(t *testing.T) {
 	p, err := Compile("test", "package policy\nallow := true", "allow", "extensions")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok, err := p.Eval(t.Context(), "extensions", &Input{JSON: []byte("{}")}); ok || err != nil {
+	if _, ok, err := p.Eval(t.Context(), "extensions", &Input{Document: document(t, "{}")}); ok || err != nil {
 		t.Errorf("a rule that is not there: %v, %v", ok, err)
 	}
 }
@@ -104,6 +148,8 @@ func FuzzCompile(f *testing.F) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), MaxTime/20)
 		defer cancel()
-		p.Eval(ctx, "allow", &Input{JSON: input})
+		if document, err := Parse(input); err == nil {
+			p.Eval(ctx, "allow", &Input{Document: document})
+		}
 	})
 }
