@@ -8,5 +8,5 @@
 // identity. Without it, or once it has expired, the hardware counts as unknown.
 //
 // Library and own code: go-tdx-guest verifies version 4, and its types carry collateral; it knows neither version 5 nor a TCB level
-// below the newest, so those are ours. Version 4 must satisfy both.
+// below the newest nor platforms of a single processor package, so those are ours. What it knows must satisfy both.
 package tdx

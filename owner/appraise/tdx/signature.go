@@ -44,6 +44,13 @@ const (
 	attributeDebug   = 1 << 1
 )
 
+// Intel's certificates above those of platforms: the one for platforms of several processor packages, which are registered, and the one
+// for those of a single package (Intel SGX PCK Certificate and CRL Profile Specification). Both lead to the same root.
+const (
+	platformCA  = "Intel SGX PCK Platform CA"
+	processorCA = "Intel SGX PCK Processor CA"
+)
+
 // platform is the machine that a quote comes from, by its verified certificate.
 type platform struct {
 	pck, intermediate *x509.Certificate
@@ -75,7 +82,7 @@ func (v *Verifier) checkSignatures(raw []byte, q *quote) (*platform, error) {
 	if err != nil || !checkECDSA(key, q.signed, q.signature) {
 		return refuse("it is not signed by its key")
 	}
-	if q.version != 4 {
+	if q.version != 4 || p.intermediate.Subject.CommonName == processorCA { // the library knows neither
 		return p, nil
 	}
 	roots := x509.NewCertPool()
@@ -118,7 +125,7 @@ func readPlatform(chain []byte, root *x509.Certificate, now time.Time) (*platfor
 	if _, err := p.pck.Verify(options); err != nil {
 		return nil, errors.New("its chain of certificates does not lead to a root that is trusted, or is not valid today")
 	}
-	if p.pck.Subject.CommonName != "Intel SGX PCK Certificate" {
+	if ca := p.intermediate.Subject.CommonName; p.pck.Subject.CommonName != "Intel SGX PCK Certificate" || ca != platformCA && ca != processorCA {
 		return nil, errors.New("its certificate is none of a platform")
 	}
 	extensions, err := pcs.PckCertificateExtensions(p.pck)

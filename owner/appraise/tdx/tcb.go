@@ -127,7 +127,7 @@ func (v *Verifier) signed(ctx context.Context, address, header, member string, i
 // checkRevoked looks the certificates up in Intel's lists.
 func (v *Verifier) checkRevoked(ctx context.Context, p *platform, signers ...*x509.Certificate) error {
 	ca := "platform"
-	if p.intermediate.Subject.CommonName == "Intel SGX PCK Processor CA" {
+	if p.intermediate.Subject.CommonName == processorCA {
 		ca = "processor"
 	}
 	if err := v.notRevoked(ctx, rootCRLAddress, v.root, append(signers, p.intermediate)...); err != nil {
