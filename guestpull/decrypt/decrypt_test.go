@@ -105,6 +105,18 @@ func random(tb testing.TB, n int) []byte {
 	return b
 }
 
+// taking lets an opening take what is read, as the registry does.
+type taking struct {
+	io.Reader
+	opening *Opening
+}
+
+func (r taking) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.opening.Take(p[:n])
+	return n, err
+}
+
 func TestDecryptsWhatOcicryptEncrypts(t *testing.T) {
 	readers := map[string]func(io.Reader) io.Reader{
 		"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader, "halves": iotest.HalfReader, "data with EOF": iotest.DataErrReader,
@@ -122,6 +134,19 @@ func TestDecryptsWhatOcicryptEncrypts(t *testing.T) {
 					got, err := io.ReadAll(open.Reader(wrapReader(bytes.NewReader(ciphertext))))
 					if err != nil || !bytes.Equal(got, plain) || id != keyID {
 						t.Fatalf("got %d bytes with key %s, %v", len(got), id, err)
+					}
+					for _, whole := range []bool{false, true} {
+						opening := open.Opening(whole)
+						got, err := io.ReadAll(opening.Reader(taking{wrapReader(bytes.NewReader(ciphertext)), opening}))
+						if err != nil || !bytes.Equal(got, plain) {
+							t.Fatalf("opening gives %d bytes, %v", len(got), err)
+						}
+						if sum := digest.NewDigestFromBytes(digest.SHA256, opening.Sum(nil)); sum != digest.FromBytes(ciphertext) {
+							t.Errorf("digest of the ciphertext is %s", sum)
+						}
+						if whole && opening.Plain() != digest.FromBytes(plain) {
+							t.Errorf("digest of the plaintext is %s", opening.Plain())
+						}
 					}
 				})
 			}
@@ -172,13 +197,15 @@ func TestTampered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := open.Reader(bytes.NewReader(change(ciphertext)))
-			_, err = io.Copy(io.Discard, r)
-			if !errors.Is(err, ErrTampered) || !errors.Is(err, errdefs.ErrDataLoss) {
-				t.Fatalf("got %v", err)
-			}
-			if _, err := r.Read(make([]byte, 1)); !errors.Is(err, ErrTampered) {
-				t.Errorf("the verdict was forgotten: %v", err)
+			changed, opening := change(ciphertext), open.Opening(true)
+			for _, r := range []io.Reader{open.Reader(bytes.NewReader(changed)), opening.Reader(taking{bytes.NewReader(changed), opening})} {
+				_, err = io.Copy(io.Discard, r)
+				if !errors.Is(err, ErrTampered) || !errors.Is(err, errdefs.ErrDataLoss) {
+					t.Fatalf("got %v", err)
+				}
+				if _, err := r.Read(make([]byte, 1)); !errors.Is(err, ErrTampered) {
+					t.Errorf("the verdict was forgotten: %v", err)
+				}
 			}
 		})
 	}

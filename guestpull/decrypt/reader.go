@@ -7,21 +7,19 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
-
-	"github.com/coffer-project/coffer/guestpull/decrypt/digestmac"
 )
 
 // Layer deciphers one layer, as often as it is fetched.
 type Layer struct {
 	key   []byte
+	block cipher.Block // of the key
 	nonce []byte
 	hmac  []byte
 }
 
 // newLayer checks the lengths of everything that came from outside.
-func newLayer(private *privateOpts, pub *publicOpts) (*Layer, error) {
+func newLayer(private *privateOpts, pub *publicOpts) (_ *Layer, err error) {
 	p := &Layer{key: private.Key, nonce: private.Options["nonce"], hmac: pub.HMAC}
 	if open, ok := pub.Options["nonce"]; ok {
 		// ocicrypt prefers the open nonce; the wrapped one cannot be changed by a registry. Where both exist they are equal.
@@ -38,42 +36,31 @@ func newLayer(private *privateOpts, pub *publicOpts) (*Layer, error) {
 	case len(p.hmac) != sha256.Size:
 		return nil, fmt.Errorf("layer HMAC has %d bytes, want %d: %w", len(p.hmac), sha256.Size, ErrMalformed)
 	}
+	if p.block, err = aes.NewCipher(p.key); err != nil {
+		return nil, fmt.Errorf("prepare AES: %w", err)
+	}
 	return p, nil
 }
 
-// Reader returns the plaintext of src. It gives io.EOF only when the HMAC holds.
+// Reader returns the plaintext of src. It gives io.EOF only when the HMAC holds. It should be read in blocks of 32 KiB or more.
 func (l *Layer) Reader(src io.Reader) io.Reader {
-	mac := hmac.New(sha256.New, l.key)
-	return l.reader(src, mac.Write, func() []byte { return mac.Sum(nil) })
-}
-
-// Joint returns a SHA-256, and what deciphers a stream like Reader. All that is read from the stream must have been written
-// to the hash before, in the same order: both values are computed by one pass, which is half the work.
-func (l *Layer) Joint() (digest hash.Hash, open func(src io.Reader) io.Reader) {
-	sum := digestmac.New(l.key)
-	return sum.Hash(), func(src io.Reader) io.Reader {
-		hashed := func(p []byte) (int, error) { return len(p), nil }
-		return l.reader(src, hashed, func() []byte { mac := sum.MAC(); return mac[:] })
+	mac, stream := hmac.New(sha256.New, l.key), l.stream()
+	take := func(p []byte) {
+		mac.Write(p)
+		stream.XORKeyStream(p, p)
 	}
+	return &reader{src: src, take: take, mac: func() []byte { return mac.Sum(nil) }, want: l.hmac}
 }
 
-func (l *Layer) reader(src io.Reader, update func([]byte) (int, error), mac func() []byte) io.Reader {
-	block, err := aes.NewCipher(l.key)
-	if err != nil {
-		return &reader{err: fmt.Errorf("prepare AES: %w", err)}
-	}
-	return &reader{src: src, stream: cipher.NewCTR(block, l.nonce), update: update, mac: mac, want: l.hmac}
-}
+func (l *Layer) stream() cipher.Stream { return cipher.NewCTR(l.block, l.nonce) }
 
-// reader authenticates the ciphertext and deciphers it where it lies, in the caller's buffer. It should be read in blocks
-// of 32 KiB or more.
+// reader authenticates the ciphertext and deciphers it where it lies, in the caller's buffer.
 type reader struct {
-	src    io.Reader
-	stream cipher.Stream
-	update func([]byte) (int, error) // takes ciphertext into the HMAC, and never fails
-	mac    func() []byte
-	want   []byte
-	err    error
+	src  io.Reader
+	take func([]byte) // takes what was read, in place; nil: that was done before
+	mac  func() []byte
+	want []byte
+	err  error
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -81,9 +68,8 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, r.err
 	}
 	n, err := r.src.Read(p)
-	if n > 0 {
-		_, _ = r.update(p[:n])
-		r.stream.XORKeyStream(p[:n], p[:n])
+	if n > 0 && r.take != nil {
+		r.take(p[:n])
 	}
 	r.err = err
 	if err == io.EOF {

@@ -24,11 +24,17 @@ func (c *clock) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	d := time.Since(start)
 	c.total += d
+	if c.inner != nil {
+		d -= c.inner.total - before
+	}
 	if c.report != nil {
-		if c.inner != nil {
-			d -= c.inner.total - before
-		}
 		c.report(d)
 	}
 	return n, err
+}
+
+// add counts time that was spent elsewhere.
+func (c *clock) add(d time.Duration) {
+	c.total += d
+	c.report(d)
 }

@@ -16,13 +16,13 @@ package image
 
 import (
 	"context"
-	"hash"
 	"io"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/coffer-project/coffer/guestpull/decrypt"
+	"github.com/coffer-project/coffer/guestpull/registry"
 	"github.com/coffer-project/coffer/guestpull/unpack"
 	"github.com/coffer-project/coffer/proto/imagepolicy"
 )
@@ -33,10 +33,10 @@ type Registry interface {
 	Resolve(ctx context.Context, ref string) (digest.Digest, error)
 	// Manifest returns an index or a manifest of at most limit bytes.
 	Manifest(ctx context.Context, ref string, dgst digest.Digest, limit int64) ([]byte, error)
-	// Blob streams a layer or a configuration; its reader gives io.EOF only for exactly the right bytes. sum, unless nil, is
-	// a hash of the kind of desc.Digest to use, and has taken all that was read whenever a read returns.
+	// Blob streams a layer or a configuration; its reader gives io.EOF only for exactly the right bytes. sink, unless nil,
+	// takes them before they are read.
 	// An error with Again() true means that another call may reach a place with the right ones; it ends after a few.
-	Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sum hash.Hash) (io.ReadCloser, error)
+	Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sink registry.Sink) (io.ReadCloser, error)
 }
 
 // Verifier reads the documents of an image within limits.

@@ -64,14 +64,31 @@ func altered(change func([]byte) []byte) func(*testing.T) []rt.Layer {
 	}
 }
 
+// mismatch is an image whose last diff id is another's. How that is noticed depends on how the layer is packed.
+func mismatch(packing string, sealed bool) fault {
+	return fault{
+		keys: fakeKeys{keyURI: kek()}, wantErr: errdefs.ErrFailedPrecondition, text: "unpacks to diff id",
+		layers: func(t *testing.T) []rt.Layer {
+			l := rt.NewLayer(packing, rt.Files(map[string]string{"a": strings.Repeat("a", 100<<10)})...)
+			if sealed {
+				l = encrypt(t, l, keyprovider.WrapGCM)
+			}
+			return []rt.Layer{l}
+		},
+		editConfig: func(c *ocispec.Image) { c.RootFS.DiffIDs[0] = digest.FromString("other") },
+	}
+}
+
 func faults() map[string]fault {
 	good := fakeKeys{keyURI: kek()}
 	return map[string]fault{
-		"diff id mismatch": {layers: plainLayers, wantErr: errdefs.ErrFailedPrecondition, text: "unpacks to diff id",
-			editConfig: func(c *ocispec.Image) { c.RootFS.DiffIDs[1] = digest.FromString("other") }},
-		"wrong key": {layers: sealedLayers, keys: fakeKeys{keyURI: make([]byte, 32)}, wantErr: decrypt.ErrWrongKey, text: keyURI},
-		"no key":    {layers: sealedLayers, keys: fakeKeys{}, wantErr: errdefs.ErrNotFound, text: keyURI},
-		"no broker": {layers: sealedLayers, wantErr: decrypt.ErrNoKey, text: "cdh.toml"},
+		"diff id mismatch, gzip":           mismatch(rt.Gzip, false),
+		"diff id mismatch, encrypted gzip": mismatch(rt.Gzip, true),
+		"diff id mismatch, tar":            mismatch(rt.Plain, false),
+		"diff id mismatch, encrypted tar":  mismatch(rt.Plain, true),
+		"wrong key":                        {layers: sealedLayers, keys: fakeKeys{keyURI: make([]byte, 32)}, wantErr: decrypt.ErrWrongKey, text: keyURI},
+		"no key":                           {layers: sealedLayers, keys: fakeKeys{}, wantErr: errdefs.ErrNotFound, text: keyURI},
+		"no broker":                        {layers: sealedLayers, wantErr: decrypt.ErrNoKey, text: "cdh.toml"},
 		"flipped byte in ciphertext": {keys: good, wantErr: decrypt.ErrTampered, text: "HMAC",
 			layers: altered(func(b []byte) []byte { b[len(b)/2] ^= 1; return b })},
 		"ciphertext is longer": {keys: good, wantErr: decrypt.ErrTampered,

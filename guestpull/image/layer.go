@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"sync"
 	"time"
@@ -14,6 +13,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/coffer-project/coffer/guestpull/decrypt"
+	"github.com/coffer-project/coffer/guestpull/mediatype"
+	"github.com/coffer-project/coffer/guestpull/registry"
 	"github.com/coffer-project/coffer/guestpull/unpack"
 )
 
@@ -107,19 +109,33 @@ func below(ctx context.Context, lower []chan struct{}) error {
 // fill unpacks one layer to dir. When it returns nil, every proof of the layer was given: blob digest, HMAC, diff id.
 func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec *recorder) (*unpack.Deferred, error) {
 	start := time.Now()
-	sum, open := l.joint()
-	blob, err := p.registry.Blob(ctx, ref, l.desc, sum)
+	opening := l.opening(rec)
+	var sink registry.Sink
+	if opening != nil {
+		sink = opening
+	}
+	blob, err := p.registry.Blob(ctx, ref, l.desc, sink)
 	rec.add(phaseFetch, time.Since(start))
 	if err != nil {
 		return nil, err
 	}
 	defer blob.Close()
-	fetched := rec.stage(phaseFetch, rec.pull.count(blob), nil)
-	packed := &proof{r: fetched}
-	if l.cipher != nil {
-		packed.r = rec.stage(phaseDecrypt, open(fetched), fetched)
+	packed := &proof{}
+	switch fetched := rec.pull.count(blob); {
+	case opening != nil:
+		packed.r = opening.Reader(rec.stage(phaseFetch, fetched, &opening.clock))
+	case l.cipher != nil:
+		fetched := rec.stage(phaseFetch, fetched, nil)
+		packed.r = rec.stage(phaseDecrypt, l.cipher.Reader(fetched), fetched)
+	default:
+		packed.r = rec.stage(phaseFetch, fetched, nil)
 	}
-	res, err := p.unpacker.Unpack(ctx, dir, packed, unpack.Layer{Compression: l.kind.Compression, Digest: l.diffID.Algorithm()})
+	how := unpack.Layer{Compression: l.kind.Compression, Digest: l.diffID.Algorithm()}
+	diffID := l.known(opening)
+	if diffID != nil {
+		how.Digest = ""
+	}
+	res, err := p.unpacker.Unpack(ctx, dir, packed, how)
 	if err != nil {
 		return nil, blame(err, packed)
 	}
@@ -128,6 +144,9 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 	}
 	rec.add(phaseDecompress, res.Decompress)
 	rec.add(phaseApply, res.Apply)
+	if diffID != nil {
+		res.DiffID = diffID()
+	}
 	if res.DiffID != l.diffID {
 		return nil, fmt.Errorf("layer unpacks to diff id %s, and the image configuration says %s: %w", res.DiffID, l.diffID, errdefs.ErrFailedPrecondition)
 	}
@@ -135,16 +154,38 @@ func (p *Puller) fill(ctx context.Context, ref string, l *layer, dir string, rec
 	return res.Deferred, nil
 }
 
-// joint returns what deciphers the layer, and the hash for its blob where one pass is enough for both.
-func (l *layer) joint() (sum hash.Hash, open func(io.Reader) io.Reader) {
-	switch {
-	case l.cipher == nil:
-		return nil, nil
-	case l.desc.Digest.Algorithm() == digest.SHA256:
-		return l.cipher.Joint()
-	default:
-		return nil, l.cipher.Reader
+// opening is decrypt.Opening with a clock.
+type opening struct {
+	*decrypt.Opening
+	clock clock
+}
+
+func (o *opening) Take(p []byte) {
+	start := time.Now()
+	o.Opening.Take(p)
+	o.clock.add(time.Since(start))
+}
+
+// opening returns what deciphers the layer in the same pass in which its blob is hashed, where that is possible.
+func (l *layer) opening(rec *recorder) *opening {
+	if l.cipher == nil || l.desc.Digest.Algorithm() != digest.SHA256 {
+		return nil
 	}
+	plain := l.kind.Compression == mediatype.None && l.diffID.Algorithm() == digest.SHA256
+	return &opening{l.cipher.Opening(plain), clock{report: func(d time.Duration) { rec.add(phaseDecrypt, d) }}}
+}
+
+// known returns what tells the diff id when the layer was read to its end, without another pass; nil where that needs one.
+func (l *layer) known(o *opening) func() digest.Digest {
+	switch {
+	case l.kind.Compression != mediatype.None || l.diffID.Algorithm() != digest.SHA256:
+		return nil
+	case o != nil:
+		return o.Plain
+	case l.cipher == nil && l.desc.Digest.Algorithm() == digest.SHA256:
+		return func() digest.Digest { return l.desc.Digest } // the same bytes, which the registry has proven
+	}
+	return nil
 }
 
 // proof notes whether the verdict on a stream was heard: io.EOF itself, which the stages below give for the right bytes only.

@@ -21,12 +21,24 @@ const (
 	realProgress = 1 << 20
 )
 
-// Blob streams a layer or a configuration. sum, unless nil, is a hash of the kind of desc.Digest that is used instead of an
-// own one, and has taken all that was read whenever a read returns. The reader gives io.EOF only after desc.Size bytes that match desc.Digest; it
+// Sink takes the bytes of a blob as they come in, each once and in order, before whoever reads the blob gets them.
+type Sink interface {
+	// Take may change the bytes where they lie.
+	Take(p []byte)
+	// Sum appends the digest of the bytes as they came, by the algorithm of the blob's own.
+	Sum(b []byte) []byte
+}
+
+// hashSink is the Sink of those who bring none.
+type hashSink struct{ hash.Hash }
+
+func (s hashSink) Take(p []byte) { s.Write(p) }
+
+// Blob streams a layer or a configuration, through sink unless that is nil. The reader gives io.EOF only after desc.Size bytes that match desc.Digest; it
 // never reads further than that, whatever the registry sends. A transfer that breaks, stalls or drips is resumed where it
 // broke, at the same endpoint or at the next one; the digest runs on. An error that implements interface{ Again() bool }
 // and says true came with the bytes of one place where another has not been asked: a second call asks that.
-func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sum hash.Hash) (io.ReadCloser, error) {
+func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sink Sink) (io.ReadCloser, error) {
 	all, err := c.endpoints(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -39,9 +51,9 @@ func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor, 
 	}
 	// Neither the type nor the URLs of the manifest are used: the second would send the guest to any address that the
 	// author of a manifest likes.
-	b := &blob{ctx: ctx, client: c, ref: ref, dgst: desc.Digest, size: desc.Size, hash: sum}
-	if sum == nil {
-		b.hash = desc.Digest.Algorithm().Hash()
+	b := &blob{ctx: ctx, client: c, ref: ref, dgst: desc.Digest, size: desc.Size, sink: sink}
+	if sink == nil {
+		b.sink = hashSink{desc.Digest.Algorithm().Hash()}
 	}
 	for _, ep := range c.honest(all, desc.Digest) {
 		if !ep.noPull {
@@ -65,7 +77,7 @@ type blob struct {
 	endpoints []endpoint
 	dgst      digest.Digest
 	size      int64
-	hash      hash.Hash
+	sink      Sink
 
 	rc      io.ReadCloser
 	current int // endpoint in use
@@ -105,7 +117,7 @@ func (b *blob) read(p []byte) (int, error) {
 		start := time.Now()
 		n, err := b.rc.Read(p)
 		if n > 0 {
-			b.hash.Write(p[:n])
+			b.sink.Take(p[:n])
 			b.offset += int64(n)
 			b.gauge.add(time.Since(start), n)
 			b.hurry()
@@ -227,7 +239,7 @@ func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 // finish gives the verdict on the whole.
 func (b *blob) finish() error {
-	if digest.NewDigest(b.dgst.Algorithm(), b.hash) == b.dgst {
+	if digest.NewDigestFromBytes(b.dgst.Algorithm(), b.sink.Sum(nil)) == b.dgst {
 		return io.EOF
 	}
 	hosts := b.used

@@ -11,7 +11,6 @@ package signature
 import (
 	"context"
 	"fmt"
-	"hash"
 	"io"
 	"strings"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/coffer-project/coffer/guestpull/registry"
 	"github.com/coffer-project/coffer/proto/imagepolicy"
 	"github.com/coffer-project/coffer/proto/initdata"
 )
@@ -30,8 +30,8 @@ type Fetch func(ctx context.Context, uri string) ([]byte, error)
 type Registry interface {
 	Resolve(ctx context.Context, ref string) (digest.Digest, error)
 	Manifest(ctx context.Context, ref string, dgst digest.Digest, limit int64) ([]byte, error)
-	// Blob streams a blob. sum takes its bytes in place of a hash of its own; nil: none.
-	Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sum hash.Hash) (io.ReadCloser, error)
+	// Blob streams a blob. sink takes its bytes before; nil: none.
+	Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sink registry.Sink) (io.ReadCloser, error)
 	// Referrers lists what refers to a manifest; NotFound: the registry keeps no such lists.
 	Referrers(ctx context.Context, ref string, dgst digest.Digest) ([]ocispec.Descriptor, error)
 }

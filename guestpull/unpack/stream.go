@@ -17,14 +17,14 @@ import (
 // Layer says how a layer is packed, and how its tar stream is to be digested.
 type Layer struct {
 	Compression mediatype.Compression
-	Digest      digest.Algorithm
+	Digest      digest.Algorithm // empty: not at all, because the caller knows how
 }
 
 // Result is what a layer turned out to be.
 type Result struct {
 	// Size is the sum of file sizes in bytes.
 	Size int64
-	// DiffID is the digest of the tar stream.
+	// DiffID is the digest of the tar stream, if one was asked for.
 	DiffID digest.Digest
 	// Deferred is what needs the layers below, see Complete.
 	Deferred *Deferred
@@ -37,7 +37,7 @@ type Result struct {
 // stream, ErrResourceExhausted of the store.
 func (u *Unpacker) Unpack(ctx context.Context, dir string, r io.Reader, l Layer) (_ *Result, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	if !l.Digest.Available() {
+	if l.Digest != "" && !l.Digest.Available() {
 		cancel()
 		return nil, fmt.Errorf("digest layer by %q: %w", l.Digest, digest.ErrDigestUnsupported)
 	}
@@ -48,8 +48,11 @@ func (u *Unpacker) Unpack(ctx context.Context, dir string, r io.Reader, l Layer)
 		return nil, err
 	}
 	header := packed.total // the decoder has read it already
-	hash := l.Digest.Hash()
-	unpacked := &stopwatch{r: io.TeeReader(tar, hash)}
+	unpacked, sum := &stopwatch{r: tar}, func() digest.Digest { return "" }
+	if l.Digest != "" {
+		hash := l.Digest.Hash()
+		unpacked.r, sum = io.TeeReader(tar, hash), func() digest.Digest { return digest.NewDigest(l.Digest, hash) }
+	}
 	ahead := &aheadReader{ctx: ctx, r: unpacked, spread: u.spread}
 	// Nothing is closed under the hands of the stage that reads ahead, and it does not outlive the layer.
 	defer func() {
@@ -69,7 +72,7 @@ func (u *Unpacker) Unpack(ctx context.Context, dir string, r io.Reader, l Layer)
 	if err := atEnd(packed); err != nil {
 		return nil, err
 	}
-	res.DiffID = digest.NewDigest(l.Digest, hash)
+	res.DiffID = sum()
 	return res, nil
 }
 

@@ -14,3 +14,8 @@ func features() uint32
 //
 //go:noescape
 func blocks(a, b *state, p []byte)
+
+// blocks3 is blocks, and adds to a third state as many bytes as p has from q on.
+//
+//go:noescape
+func blocks3(a, b *state, p []byte, c *state, q *byte)

@@ -4,5 +4,9 @@ package digestmac
 
 const supported = false
 
-// blocks is never called where it is not supported.
+// blocks and blocks3 are never called where they are not supported.
 func blocks(_, _ *state, _ []byte) { panic("digestmac: not supported on this processor") }
+
+func blocks3(_, _ *state, _ []byte, _ *state, _ *byte) {
+	panic("digestmac: not supported on this processor")
+}

@@ -2,10 +2,13 @@ package digestmac
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -19,9 +22,7 @@ func random(rng *rand.Rand, n int) []byte {
 
 // makers are both ways to compute; each must give what the standard library gives.
 func makers(t *testing.T) map[string]func(key []byte) *Sum {
-	m := map[string]func([]byte) *Sum{"library": func(key []byte) *Sum {
-		return &Sum{plainDigest: sha256.New(), plainMAC: hmac.New(sha256.New, key)}
-	}}
+	m := map[string]func([]byte) *Sum{"library": newSlow}
 	if supported {
 		m["processor"] = newFast
 	} else {
@@ -72,26 +73,67 @@ func TestPieces(t *testing.T) {
 				s := make(key)
 				for done := 0; done < len(stream); {
 					n := min(1+rng.IntN(200), len(stream)-done)
-					if wrote, err := s.Hash().Write(stream[done : done+n]); wrote != n || err != nil {
+					if wrote, err := s.Write(stream[done : done+n]); wrote != n || err != nil {
 						t.Fatalf("wrote %d of %d: %v", wrote, n, err)
 					}
 					done += n
 					check(t, s, key, stream[:done])
-				}
-				if sum := sha256.Sum256(stream); !bytes.Equal(s.Hash().Sum([]byte("x")), append([]byte("x"), sum[:]...)) {
-					t.Fatal("the hash says something else than the digest")
 				}
 			}
 		})
 	}
 }
 
-func BenchmarkBoth(b *testing.B) {
+// TestOpen opens in pieces: tiny ones, such as are a block or a step long, and large ones.
+func TestOpen(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	sizes := []func() int{
+		func() int { return 1 + rng.IntN(200) }, func() int { return 64 * (1 + rng.IntN(200)) }, func() int { return step },
+		func() int { return 1 + rng.IntN(5*step) }, func() int { return 1 << 20 },
+	}
+	for name, make := range makers(t) {
+		t.Run(name, func(t *testing.T) {
+			for round := range 100 {
+				key, plain := random(rng, 32), random(rng, rng.IntN(6*step))
+				sealed := slices.Clone(plain)
+				ctr(t, key).XORKeyStream(sealed, sealed)
+				s, stream, opened := make(key), ctr(t, key), slices.Clone(sealed)
+				for done := 0; done < len(plain); {
+					// Mixed sizes in every second round.
+					n := min(sizes[(round/2+done*(round%2))%len(sizes)](), len(plain)-done)
+					s.Open(stream, opened[done:done+n])
+					done += n
+					if got, want := s.Plain(), sha256.Sum256(plain[:done]); got != want {
+						t.Fatalf("digest of %d bytes of plaintext is %x, want %x", done, got, want)
+					}
+					check(t, s, key, sealed[:done])
+				}
+				if !bytes.Equal(opened, plain) {
+					t.Fatal("deciphered to something else")
+				}
+			}
+		})
+	}
+}
+
+func ctr(tb testing.TB, key []byte) cipher.Stream {
+	tb.Helper()
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cipher.NewCTR(block, key[:aes.BlockSize])
+}
+
+func BenchmarkSum(b *testing.B) {
 	buf, key := make([]byte, 256<<10), make([]byte, 32)
-	digest, mac, sum := sha256.New(), hmac.New(sha256.New, key), New(key)
+	digest, mac, plain, stream := sha256.New(), hmac.New(sha256.New, key), sha256.New(), ctr(b, key)
+	both, three := New(key), New(key)
 	for name, write := range map[string]func(){
-		"apart":    func() { digest.Write(buf); mac.Write(buf) },
-		"together": func() { sum.Write(buf) },
+		"apart":  func() { digest.Write(buf); mac.Write(buf) },
+		"both":   func() { both.Write(buf) },
+		"opened": func() { both.Write(buf); stream.XORKeyStream(buf, buf); plain.Write(buf) },
+		"three":  func() { three.Open(stream, buf) },
 	} {
 		b.Run(fmt.Sprintf("%s/%d KiB", name, len(buf)>>10), func(b *testing.B) {
 			b.SetBytes(int64(len(buf)))

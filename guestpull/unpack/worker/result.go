@@ -88,7 +88,7 @@ func decode(raw []byte, algorithm digest.Algorithm, limits unpack.Limits) (*unpa
 	if in.Size < 0 || in.Size > limits.Bytes || in.Decompress < 0 || in.Apply < 0 {
 		return nil, false, errProtocol
 	}
-	if in.DiffID.Validate() != nil || in.DiffID.Algorithm() != algorithm {
+	if asked := algorithm != ""; asked != (in.DiffID != "") || asked && (in.DiffID.Validate() != nil || in.DiffID.Algorithm() != algorithm) {
 		return nil, false, errProtocol
 	}
 	deferred := &unpack.Deferred{}
