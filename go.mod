@@ -58,6 +58,8 @@ require (
 	k8s.io/cri-api v0.37.2
 )
 
+require github.com/klauspost/cpuid/v2 v2.3.0
+
 require (
 	github.com/Microsoft/go-winio v0.6.3-0.20251027160822-ad3df93bed29 // indirect
 	github.com/Microsoft/hcsshim v0.15.0-rc.4 // indirect

@@ -10,6 +10,11 @@ const DefaultPath = "/etc/coffer/shim.toml"
 
 // Config is one runtime handler's configuration.
 type Config struct {
+	// Preset names the defaults over which the file is read; see Presets.
+	Preset string `toml:"preset"`
+	// TEE keeps the host out of the guests.
+	TEE TEE `toml:"tee"`
+
 	// StateDir holds one directory per sandbox and the cache of the accelerator probe; on a tmpfs, private to root.
 	StateDir string `toml:"state_dir"`
 	LogLevel Level  `toml:"log_level"`
@@ -20,6 +25,8 @@ type Config struct {
 	Volumes    Volumes    `toml:"volumes"`
 	Scratch    Scratch    `toml:"scratch"`
 	Initdata   Initdata   `toml:"initdata"`
+	SNP        SNP        `toml:"snp"`
+	TDX        TDX        `toml:"tdx"`
 }
 
 // Hypervisor says which machine a pod gets.
@@ -48,8 +55,16 @@ type Hypervisor struct {
 	Kernel       string   `toml:"kernel"`
 	Initrd       string   `toml:"initrd"`
 	KernelParams []string `toml:"kernel_params"`
-	// Firmware must be empty: a kernel is booted directly. Confidential machines will need it.
+	// Firmware is the image (OVMF) that the machine starts with; empty boots the kernel directly.
 	Firmware string `toml:"firmware"`
+	// MemoryBacking, HugePages, NUMA and NUMANodes say what memory and processors of the host a VM gets.
+	MemoryBacking MemoryBacking `toml:"memory_backing"`
+	HugePages     HugePages     `toml:"huge_pages"`
+	NUMA          NUMA          `toml:"numa"`
+	// NUMANodes are the nodes; empty means those of the pod's devices.
+	NUMANodes []int `toml:"numa_nodes"`
+	// AcceptMemory is heard for confidential guests.
+	AcceptMemory AcceptMemory `toml:"accept_memory"`
 	// Seccomp runs QEMU under its own system call filter.
 	Seccomp bool `toml:"seccomp"`
 	// Transport is auto, vsock or serial.
@@ -95,6 +110,8 @@ func (i Initdata) Document() []byte { return i.document }
 // Default is the complete configuration that an empty file stands for.
 func Default() *Config {
 	return &Config{
+		Preset:   "plain",
+		TEE:      TEENone,
 		StateDir: "/run/coffer",
 		LogLevel: LevelInfo,
 		Hypervisor: Hypervisor{
@@ -111,6 +128,11 @@ func Default() *Config {
 			Kernel:            "/usr/share/coffer/guest/vmlinux",
 			Initrd:            "/usr/share/coffer/guest/initrd.cpio",
 			KernelParams:      []string{},
+			MemoryBacking:     BackingPrivate,
+			HugePages:         HugeNone,
+			NUMA:              NUMAOff,
+			NUMANodes:         []int{},
+			AcceptMemory:      AcceptLazy,
 			Seccomp:           true,
 			Transport:         TransportAuto,
 			ShutdownGrace:     Duration{3 * time.Second},
@@ -125,6 +147,8 @@ func Default() *Config {
 		Volumes:  Volumes{MaxCopyMiB: 64, MaxCopyFiles: 4096},
 		Scratch:  Scratch{Dir: "/var/lib/coffer/scratch", MaxMiB: 102400, Protection: ProtectionEncrypted},
 		Initdata: Initdata{AllowAnnotation: true},
+		SNP:      SNP{Policy: policyReserved | policySMT},
+		TDX:      TDX{QuoteService: "unix:/var/run/tdx-qgs/qgs.socket"},
 	}
 }
 

@@ -86,7 +86,7 @@ func TestLoadFaults(t *testing.T) {
 		"empty enum":      {"log_level = \"\"\n", []string{"is none of"}},
 		"negative":        {"[hypervisor]\ndefault_vcpus = -1\n", []string{"line 2"}},
 		"missing initdta": {"[initdata]\nfile = \"/nonexistent/initdata.toml\"\n", []string{"initdata.file", "no such file"}},
-		"two faults": {"state_dir = \"run\"\n[hypervisor]\nfirmware = \"/x.fd\"\nkernel = \"/a,b\"\n",
+		"two faults": {"state_dir = \"run\"\n[hypervisor]\nfirmware = \"x.fd\"\nkernel = \"/a,b\"\n",
 			[]string{"state_dir", "hypervisor.firmware", "comma"}},
 	}
 	for name, tc := range cases {

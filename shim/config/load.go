@@ -16,7 +16,7 @@ import (
 // maxFileBytes bounds every file that is read: configuration and initdata alike.
 const maxFileBytes = 1 << 20
 
-// Load reads the file at path and its drop-ins over Default, reads the initdata file and validates the result. It
+// Load reads the file at path and its drop-ins over their preset, reads the files that they name and validates the result. It
 // fails with errdefs.ErrInvalidArgument, naming the file and the line, or all of Validate's faults.
 //
 // An empty path means DefaultPath, which may be missing; a path that was given must exist.
@@ -25,18 +25,25 @@ func Load(path string) (*Config, error) {
 	if optional {
 		path = DefaultPath
 	}
-	config := Default()
-	err := decodeFile(path, config)
-	if err != nil && !(optional && errors.Is(err, os.ErrNotExist)) {
-		return nil, err
-	}
-	dropIns, err := dropIns(path)
+	files, err := dropIns(path)
 	if err != nil {
 		return nil, err
 	}
-	for _, file := range dropIns {
-		if err := decodeFile(file, config); err != nil {
-			return nil, err
+	files = append([]string{path}, files...)
+	texts := make([][]byte, len(files))
+	for i, file := range files {
+		texts[i], err = readBounded(file)
+		if err != nil && !(i == 0 && optional && errors.Is(err, os.ErrNotExist)) {
+			return nil, fmt.Errorf("read configuration: %w", err)
+		}
+	}
+	config, err := Preset(namedPreset(texts))
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	for i, file := range files {
+		if err := decode(texts[i], config); err != nil {
+			return nil, fmt.Errorf("configuration %s: %w", file, err)
 		}
 	}
 	if err := config.Validate(); err != nil {
@@ -46,6 +53,9 @@ func Load(path string) (*Config, error) {
 		if config.Initdata.document, err = readBounded(file); err != nil {
 			return nil, fmt.Errorf("read initdata.file: %w", err)
 		}
+	}
+	if err := config.SNP.readID(); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return config, nil
 }
@@ -67,17 +77,6 @@ func dropIns(path string) ([]string, error) {
 	}
 	slices.Sort(files)
 	return files, nil
-}
-
-func decodeFile(path string, into *Config) error {
-	raw, err := readBounded(path)
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	if err := decode(raw, into); err != nil {
-		return fmt.Errorf("configuration %s: %w", path, err)
-	}
-	return nil
 }
 
 // decode decodes TOML text over config; keys that the text does not name keep their values.

@@ -31,6 +31,8 @@ func (c *Config) Validate() error {
 	c.validateTimes(fault)
 	c.validateVolumes(fault)
 	c.validateScratch(fault)
+	c.validateMemory(fault)
+	c.validateConfidential(fault)
 	return errors.Join(faults...)
 }
 
@@ -46,6 +48,7 @@ func (c *Config) validatePaths(fault faultFunc) {
 		{"hypervisor.path", h.Path, false},
 		{"hypervisor.kernel", h.Kernel, false},
 		{"hypervisor.initrd", h.Initrd, true},
+		{"hypervisor.firmware", h.Firmware, true},
 		{"initdata.file", c.Initdata.File, true},
 		{"scratch.dir", c.Scratch.Dir, false},
 	} {
@@ -62,9 +65,6 @@ func (c *Config) validatePaths(fault faultFunc) {
 	}
 	if len(c.StateDir) > maxStateDir {
 		fault("state_dir", "has %d bytes, and with more than %d the sockets below it have no place", len(c.StateDir), maxStateDir)
-	}
-	if h.Firmware != "" {
-		fault("hypervisor.firmware", "is not supported yet: leave it empty, the kernel is booted directly")
 	}
 }
 

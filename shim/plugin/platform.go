@@ -22,6 +22,7 @@ import (
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/plugin/driver"
 	"github.com/coffer-project/coffer/shim/sandbox"
+	"github.com/coffer-project/coffer/shim/tee"
 	"github.com/coffer-project/coffer/shim/vm"
 	"github.com/coffer-project/coffer/shim/vm/qemu"
 )
@@ -38,6 +39,7 @@ func Manager(version, config string) *manager.Manager {
 func platform() sandbox.Platform {
 	return sandbox.Platform{
 		LoadConfig: loadConfig, NewDriver: newDriver, Network: hostNetwork{}, Forward: forwardPorts, HostDNS: hostDNS,
+		TEE: tee.Machine{},
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/coffer-project/coffer/shim/device/block"
 	cofferevent "github.com/coffer-project/coffer/shim/event"
 	"github.com/coffer-project/coffer/shim/network"
+	"github.com/coffer-project/coffer/shim/tee"
 	"github.com/coffer-project/coffer/shim/vm"
 )
 
@@ -61,6 +62,8 @@ type Platform struct {
 	// Forward relays connections to the loopback of the network namespace at path into the guest, by streams that dial
 	// opens, until the closer is closed.
 	Forward func(ctx context.Context, netns string, dial agent.DialFunc) (io.Closer, error)
+	// TEE is the machine as far as confidential guests are concerned.
+	TEE tee.Host
 	// HostDNS reads the node's own resolver settings, which a pod without settings inherits.
 	HostDNS func() (*cri.DNSConfig, error)
 }

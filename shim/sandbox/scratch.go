@@ -11,20 +11,18 @@ import (
 const (
 	// scratchDisk is the serial of the disk that the guest encrypts for itself.
 	scratchDisk = "scratch"
-	// paramScratch tells the guest that it has one, and how to protect it. It is measured where the kernel's line is.
-	paramScratch = "coffer.scratch"
 	// featureScratch is what a guest calls itself that makes use of it.
 	featureScratch = "coffer-scratch"
 )
 
 // scratchDisk makes the disk. Its file has no name: when QEMU has ended, or the machine has, the kernel takes it away.
-func (p *Pod) scratchDisk() (param string, disk vm.Disk, err error) {
+func (p *Pod) scratchDisk() (vm.Disk, error) {
 	conf := p.config.Scratch
 	file, err := block.Scratch(conf.Dir, int64(p.pod.ScratchMiB)<<20)
 	if err != nil {
-		return "", vm.Disk{}, fmt.Errorf("make scratch disk (scratch.dir): %w", err)
+		return vm.Disk{}, fmt.Errorf("make scratch disk (scratch.dir): %w", err)
 	}
-	return paramScratch + "=" + string(conf.Protection), vm.Disk{Serial: scratchDisk, File: file, Volatile: true}, nil
+	return vm.Disk{Serial: scratchDisk, File: file, Volatile: true}, nil
 }
 
 // noteScratch hears of what the guest is able to do. A guest that does not know of scratch disks, such as a stock Kata

@@ -77,7 +77,13 @@ type Config struct {
 
 	VCPUs     uint32
 	MemoryMiB uint32
+	Memory    Memory
+	Placement Placement
 
+	// Firmware is the image that the machine starts with, and that starts Kernel; empty starts the kernel at once.
+	Firmware string
+	// Confidential keeps the host out of the guest; nil for a guest that the host can look into.
+	Confidential *Confidential
 	// Kernel and Initrd are paths of the guest image's two parts.
 	Kernel, Initrd string
 	// KernelParams are appended to the driver's own kernel command line, in order.

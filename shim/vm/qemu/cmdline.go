@@ -19,6 +19,10 @@ type machine struct {
 	id           string
 	vcpus        uint32
 	memoryMiB    uint32
+	memory       vm.Memory
+	placement    vm.Placement
+	firmware     string // empty for none
+	confidential *vm.Confidential
 	kernel       string
 	initrd       string // empty for none
 	kernelParams []string
@@ -65,13 +69,18 @@ func arguments(m machine) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		// The guest's memory is QEMU's own: the host backs it with huge pages, which shared memory rarely gets, never merges
 		// it with that of other guests, and leaves it out of core dumps.
-		"-machine", "q35,mem-merge=off,dump-guest-core=off,vmport=off,smbus=off",
-		"-accel", string(m.accelerator),
+		"-machine", "q35,mem-merge=off,dump-guest-core=off,vmport=off,smbus=off" + m.machineOptions(),
+		"-accel", m.accel(),
 		"-cpu", m.cpu(),
 		"-smp", strconv.FormatUint(uint64(m.vcpus), 10),
 		"-m", fmt.Sprintf("%dM", m.memoryMiB),
-		"-kernel", m.kernel,
 	}
+	args = append(args, m.backend()...)
+	args = append(args, m.tee()...)
+	if m.firmware != "" {
+		args = append(args, "-bios", m.firmware)
+	}
+	args = append(args, "-kernel", m.kernel)
 	if m.initrd != "" {
 		args = append(args, "-initrd", m.initrd)
 	}

@@ -1,18 +1,19 @@
 package qemu
 
 import (
+	"bytes"
+	"encoding/json"
 	"flag"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/shim/vm"
+	"github.com/coffer-project/coffer/shim/vm/qemu/qemutest"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -34,6 +35,35 @@ func goldenMachines() map[string]machine {
 				{Disk: vm.Disk{Serial: "scratch", Volatile: true}, fd: 8},
 			},
 			nics: []nic{{fd: 6, mac: mac}, {fd: 7, mac: mac}},
+		},
+		"snp": {
+			accelerator: KVM, cpuModel: "EPYC-v4", seccomp: true, id: "pod-4", vcpus: 2, memoryMiB: 4096, kernel: "/g/vmlinuz", initrd: "/g/initrd.cpio",
+			firmware: "/g/AMDSEV.fd", qmpFD: 3, consoleFD: 4, vhostFD: 5, cid: 4711,
+			confidential: &vm.Confidential{SNP: &vm.SNP{Policy: 0x30000, HostData: bytes.Repeat([]byte{1}, 32), CBitPos: 51, ReducedPhysBits: 1}},
+		},
+		"snp-id-block-huge-numa": {
+			accelerator: KVM, cpuModel: "EPYC-v4", id: "pod-5", vcpus: 8, memoryMiB: 65536, kernel: "/g/vmlinuz", initrd: "/g/initrd.cpio",
+			firmware: "/g/AMDSEV.fd", qmpFD: 3, consoleFD: 4, portFD: 5,
+			memory: vm.Memory{HugePageMiB: 1024}, placement: vm.Placement{Nodes: []int{1, 3}, Strict: true},
+			confidential: &vm.Confidential{SNP: &vm.SNP{
+				Policy: 0x20000, CBitPos: 47, ReducedPhysBits: 1, IDBlock: make([]byte, 96), IDAuth: make([]byte, 4096), AuthorKey: true,
+			}},
+		},
+		"tdx": {
+			accelerator: KVM, seccomp: true, id: "pod-6", vcpus: 2, memoryMiB: 4096, kernel: "/g/vmlinuz", initrd: "/g/initrd.cpio",
+			firmware: "/g/OVMF.fd", qmpFD: 3, consoleFD: 4, vhostFD: 5, cid: 4711,
+			confidential: &vm.Confidential{TDX: &vm.TDX{MRConfigID: bytes.Repeat([]byte{1}, 48), QuoteSocket: "/var/run/tdx-qgs/qgs.socket"}},
+		},
+		"tdx-vsock-owner": {
+			accelerator: KVM, id: "pod-7", vcpus: 1, memoryMiB: 2048, kernel: "/g/vmlinuz", firmware: "/g/OVMF.fd",
+			qmpFD: 3, consoleFD: 4, portFD: 5, memory: vm.Memory{Shared: true},
+			confidential: &vm.Confidential{TDX: &vm.TDX{
+				MROwner: bytes.Repeat([]byte{2}, 48), MROwnerConfig: bytes.Repeat([]byte{3}, 48), QuoteCID: 2, QuotePort: 4050,
+			}},
+		},
+		"tcg-firmware-numa": {
+			accelerator: TCG, id: "pod-8", vcpus: 1, memoryMiB: 1024, kernel: "/g/vmlinuz", firmware: "/g/OVMF.fd",
+			qmpFD: 3, consoleFD: 4, portFD: 5, placement: vm.Placement{Nodes: []int{0}},
 		},
 		"kvm-cpu-model": {
 			accelerator: KVM, cpuModel: "EPYC-v4,-pmu", id: "pod-3", vcpus: 1, memoryMiB: 512, kernel: "/g/vmlinux",
@@ -79,40 +109,52 @@ func TestArgumentsGolden(t *testing.T) {
 	}
 }
 
-// TestArgumentsAgainstQEMU checks that the installed QEMU knows each device, object and machine property we use.
+// TestArgumentsAgainstQEMU holds each golden command line against the installed QEMU, and shows that a misspelt property would
+// be found.
 func TestArgumentsAgainstQEMU(t *testing.T) {
-	require.VM(t)
-	property := regexp.MustCompile(`(?m)^\s+([a-z0-9_-]+)=`)
-	help := map[string][]string{} // what QEMU knows of "-device virtio-rng-pci", and so on
+	q := qemutest.Start(t, require.VM(t))
 	for name, m := range goldenMachines() {
 		args := arguments(m)
-		for i, option := range args {
-			if !slices.Contains([]string{"-device", "-object", "-machine"}, option) {
-				continue
-			}
-			kind, rest, _ := strings.Cut(args[i+1], ",")
-			key := option + " " + kind
-			if help[key] == nil {
-				text, err := exec.Command(qemuBinary, option, kind+",help").CombinedOutput()
-				if err != nil {
-					t.Errorf("%s: QEMU does not know %s: %v: %s", name, key, err, text)
-					continue
-				}
-				for _, match := range property.FindAllStringSubmatch(string(text), -1) {
-					help[key] = append(help[key], match[1])
-				}
-			}
-			for pair := range strings.SplitSeq(rest, ",") {
-				property, _, _ := strings.Cut(pair, "=")
-				if property != "" && property != "id" && !slices.Contains(help[key], property) {
-					t.Errorf("%s: QEMU knows no %q of %s, only %v", name, property, key, help[key])
-				}
-			}
+		if m.confidential != nil && m.confidential.TDX != nil && !q.Has(typeTDX) {
+			args = checkTDXProperties(t, args)
+		}
+		faults, checked := q.Faults(args)
+		for _, err := range faults {
+			t.Errorf("%s: %v", name, err)
+		}
+		if checked < 7 {
+			t.Errorf("%s: only %d options were checked", name, checked)
 		}
 	}
-	if len(help) < 8 {
-		t.Errorf("only %d kinds were checked", len(help))
+	for _, wrong := range [][]string{
+		{"-device", "virtio-rng-pci,rgn=rng"}, {"-device", "virtio-rgn-pci"}, {"-machine", "q35,vmprot=off"}, {"-accel", "kvm,irqchip=split"},
+		{"-cpu", "EPYC-v40"}, {"-cpu", "max,-emrs"}, {"-object", "memory-backend-memfd,id=x,hugetlbsz=2M"},
+		{"-object", `{"qom-type":"sev-snp-guest","id":"x","hostdata":"AA=="}`}, {"-object", `{"qom-type":"sev-snp-guest","id":"x","host-data":"AA=="}`},
+	} {
+		if faults, _ := q.Faults(wrong); len(faults) != 1 {
+			t.Errorf("%v: got %v", wrong, faults)
+		}
 	}
+}
+
+// tdxProperties are those of tdx-guest in QEMU 10.1 and later (QEMU, qapi/qom.json: TdxGuestProperties), which QEMU 11.1.3
+// lists, too.
+var tdxProperties = []string{"attributes", "sept-ve-disable", "mrconfigid", "mrowner", "mrownerconfig", "quote-generation-socket"}
+
+// checkTDXProperties holds the object of a trust domain against them, where the installed QEMU is older, and returns the other arguments.
+func checkTDXProperties(t *testing.T, args []string) []string {
+	t.Helper()
+	at := slices.IndexFunc(args, func(arg string) bool { return strings.HasPrefix(arg, `{"qom-type":"tdx-guest"`) })
+	var object map[string]any
+	if at < 0 || json.Unmarshal([]byte(args[at]), &object) != nil {
+		t.Fatalf("no object of TDX in %v", args)
+	}
+	for property := range object {
+		if property != "qom-type" && property != "id" && !slices.Contains(tdxProperties, property) {
+			t.Errorf("tdx-guest has no %q", property)
+		}
+	}
+	return slices.Delete(slices.Clone(args), at-1, at+1)
 }
 
 // TestSandboxOptions lets QEMU parse the rest: it must get as far as the missing kernel.
@@ -130,7 +172,7 @@ func TestSandboxOptions(t *testing.T) {
 		defer file.Close()
 		files = append(files, file)
 	}
-	p, err := spawn(qemuBinary, arguments(m), "", files)
+	p, err := spawn(qemuBinary, arguments(m), spawnOptions{files: files})
 	if err != nil {
 		t.Fatal(err)
 	}

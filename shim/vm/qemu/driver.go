@@ -55,8 +55,11 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retE
 	if err := errors.Join(checkBinary(d.options.Binary), checkFiles(config)); err != nil {
 		return nil, err
 	}
-	accelerator, err := d.accelerator(ctx, config.Kernel)
+	accelerator, err := d.accelerator(ctx, config)
 	if err != nil {
+		return nil, err
+	}
+	if err := d.require(ctx, needs(config)); err != nil {
 		return nil, err
 	}
 	useVsock, err := d.useVsock(ctx)
@@ -66,11 +69,7 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retE
 	i := &Instance{
 		options: d.options,
 		config:  config,
-		machine: machine{
-			accelerator: accelerator, cpuModel: d.options.CPUModel, seccomp: d.options.Seccomp,
-			id: config.ID, vcpus: config.VCPUs, memoryMiB: config.MemoryMiB,
-			kernel: config.Kernel, initrd: config.Initrd, kernelParams: config.KernelParams,
-		},
+		machine: d.machine(config, accelerator),
 		vsock:   useVsock,
 		console: &lines{keep: d.options.ConsoleLines},
 		done:    make(chan struct{}),
@@ -79,6 +78,16 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retE
 		return nil, fmt.Errorf("%w: kernel command line of %d bytes, more than %d", errdefs.ErrInvalidArgument, len(line), maxKernelLine)
 	}
 	return i, nil
+}
+
+// machine is what the command line depends on, less the descriptors.
+func (d *Driver) machine(config vm.Config, accelerator Accelerator) machine {
+	return machine{
+		accelerator: accelerator, cpuModel: d.options.CPUModel, seccomp: d.options.Seccomp,
+		id: config.ID, vcpus: config.VCPUs, memoryMiB: config.MemoryMiB,
+		memory: config.Memory, placement: config.Placement, firmware: config.Firmware, confidential: config.Confidential,
+		kernel: config.Kernel, initrd: config.Initrd, kernelParams: config.KernelParams,
+	}
 }
 
 // Cleanup implements vm.Driver.
@@ -110,6 +119,7 @@ func check(config vm.Config) (faults []error) {
 	need(config.VCPUs > 0, "no cpus")
 	need(config.MemoryMiB >= minMemoryMiB, "%d MiB of memory, less than %d", config.MemoryMiB, minMemoryMiB)
 	need(config.Kernel != "", "no kernel")
+	faults = append(faults, checkLaunch(config)...)
 	for _, param := range config.KernelParams {
 		bad := func(r rune) bool { return r <= ' ' || r > '~' }
 		need(param != "" && !strings.ContainsFunc(param, bad), "kernel parameter %q", param)
@@ -142,11 +152,14 @@ func checkFiles(config vm.Config) error {
 		}
 		file.Close()
 	}
-	if err := checkKernel(config.Kernel); err != nil {
+	if err := checkKernel(config.Kernel, config.Firmware != ""); err != nil {
 		fault("guest kernel (hypervisor.kernel)", err)
 	}
 	if config.Initrd != "" {
 		readable("guest initrd (hypervisor.initrd)", config.Initrd)
+	}
+	if config.Firmware != "" {
+		readable("firmware (hypervisor.firmware)", config.Firmware)
 	}
 	for _, disk := range config.Disks {
 		if disk.File == nil {
@@ -156,8 +169,8 @@ func checkFiles(config vm.Config) error {
 	return errors.Join(faults...)
 }
 
-// checkKernel tells a file that is no kernel, of which QEMU says that it is "too old".
-func checkKernel(path string) error {
+// checkKernel tells a file that is no kernel, of which QEMU says that it is "too old", and a vmlinux that firmware cannot start.
+func checkKernel(path string, firmware bool) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -169,8 +182,13 @@ func checkKernel(path string) error {
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
-	if head = head[:n]; bytes.HasPrefix(head, []byte("\x7fELF")) || bytes.HasSuffix(head, []byte("HdrS")) {
+	switch head = head[:n]; {
+	case bytes.HasSuffix(head, []byte("HdrS")):
 		return nil
+	case bytes.HasPrefix(head, []byte("\x7fELF")) && !firmware:
+		return nil
+	case bytes.HasPrefix(head, []byte("\x7fELF")):
+		return fmt.Errorf("%s is a vmlinux, and firmware starts a bzImage: name vmlinuz of the guest image", path)
 	}
 	return fmt.Errorf("%s is neither a vmlinux nor a bzImage", path)
 }

@@ -123,13 +123,17 @@ func (i *Instance) spawn(ctx context.Context) (_ *process, _ *wires, retErr erro
 			w.closeOurs()
 		}
 	}()
-	m, files := i.wire(w)
+	m, files := i.machine.wire(i.config, i.vsock, w)
+	cpus, err := processors(m.placement)
+	if err != nil {
+		return nil, nil, err
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.stop {
 		return nil, nil, fmt.Errorf("%w: it was stopped", errdefs.ErrUnavailable)
 	}
-	p, err := spawn(i.options.Binary, arguments(m), i.config.NetNS, files)
+	p, err := spawn(i.options.Binary, arguments(m), spawnOptions{netNS: i.config.NetNS, files: files, cpus: cpus})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -139,33 +143,6 @@ func (i *Instance) spawn(ctx context.Context) (_ *process, _ *wires, retErr erro
 	go func() { defer close(consoleRead); i.console.readFrom(w.console) }()
 	go i.attend(p, w, consoleRead)
 	return p, w, nil
-}
-
-// wire completes the machine with the descriptors that QEMU inherits.
-func (i *Instance) wire(w *wires) (machine, []*os.File) {
-	var files []*os.File
-	inherit := func(file *os.File) int {
-		files = append(files, file)
-		return firstFD + len(files) - 1
-	}
-	m := i.machine
-	m.qmpFD, m.consoleFD = inherit(w.qmpFile), inherit(w.consoleFile)
-	if i.vsock {
-		m.vhostFD, m.cid = inherit(w.channelFile), w.cid
-	} else {
-		m.portFD = inherit(w.channelFile)
-	}
-	for _, d := range i.config.Disks {
-		fd := 0
-		if d.File != nil {
-			fd = inherit(d.File)
-		}
-		m.disks = append(m.disks, disk{Disk: d, fd: fd})
-	}
-	for _, card := range i.config.NICs {
-		m.nics = append(m.nics, nic{fd: inherit(card.Tap), mac: card.MAC})
-	}
-	return m, files
 }
 
 // meet records the process and waits for QEMU to answer.

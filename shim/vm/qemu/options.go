@@ -44,7 +44,7 @@ type Options struct {
 	ConsoleLines int
 	// ShutdownGrace is how long QEMU may take to end when asked to.
 	ShutdownGrace time.Duration
-	// ProbeTimeout bounds the trial boot of Auto; its outcome is kept in CacheDir.
+	// ProbeTimeout bounds the trial boot of Auto; its outcome is kept in CacheDir, as is what QEMU says it can do.
 	ProbeTimeout time.Duration
 	CacheDir     string
 }

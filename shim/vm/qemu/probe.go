@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/shim/vm"
 )
 
 const (
@@ -35,9 +37,21 @@ type verdict struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// accelerator decides how guest code runs.
-func (d *Driver) accelerator(ctx context.Context, kernel string) (Accelerator, error) {
-	switch d.options.Accelerator {
+// accelerator decides how guest code runs. Confidential guests need the processor, of which a trial boot of an ordinary one
+// would tell nothing.
+func (d *Driver) accelerator(ctx context.Context, config vm.Config) (Accelerator, error) {
+	wanted := d.options.Accelerator
+	if config.Confidential != nil {
+		if wanted == TCG {
+			return "", fmt.Errorf("%w: a confidential guest cannot be emulated (set hypervisor.accelerator to kvm)", errdefs.ErrFailedPrecondition)
+		}
+		wanted = KVM
+	}
+	return d.plainAccelerator(ctx, wanted, config.Kernel)
+}
+
+func (d *Driver) plainAccelerator(ctx context.Context, wanted Accelerator, kernel string) (Accelerator, error) {
+	switch wanted {
 	case TCG:
 		return TCG, nil
 	case KVM:
@@ -70,7 +84,7 @@ func (d *Driver) Probe(ctx context.Context, kernel string) (_ Accelerator, reaso
 		v, err := d.decide(ctx, kernel)
 		return v.Accelerator, v.Reason, err
 	}
-	accelerator, err := d.accelerator(ctx, kernel)
+	accelerator, err := d.plainAccelerator(ctx, d.options.Accelerator, kernel)
 	return accelerator, "", err
 }
 
@@ -198,7 +212,7 @@ func (d *Driver) tryKVM(ctx context.Context, kernel string) error {
 	defer console.Close()
 	defer consoleFile.Close()
 	m := machine{accelerator: KVM, cpuModel: d.options.CPUModel, vcpus: 1, memoryMiB: probeMemoryMiB, kernel: kernel}
-	p, err := spawn(d.options.Binary, probeArguments(m, firstFD), "", []*os.File{consoleFile})
+	p, err := spawn(d.options.Binary, probeArguments(m, firstFD), spawnOptions{files: []*os.File{consoleFile}})
 	if err != nil {
 		return err
 	}

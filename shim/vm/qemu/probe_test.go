@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coffer-project/coffer/shim/vm"
 )
 
 // needKVMDevice skips where auto has nothing to decide.
@@ -77,7 +79,7 @@ func TestAutoOnlyOneTrial(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
-			if a, err := driver.accelerator(t.Context(), kernel); a != KVM || err != nil {
+			if a, err := driver.accelerator(t.Context(), vm.Config{Kernel: kernel}); a != KVM || err != nil {
 				t.Errorf("got %s, %v", a, err)
 			}
 		})
@@ -93,7 +95,7 @@ func TestAutoCancelled(t *testing.T) {
 	driver, kernel, _ := probeDriver(t, "", "exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := driver.accelerator(ctx, kernel); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := driver.accelerator(ctx, vm.Config{Kernel: kernel}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(driver.options.CacheDir, probeFile)); err == nil {
@@ -107,7 +109,7 @@ func TestAutoIgnoresDamagedCache(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(driver.options.CacheDir, probeFile), []byte(`{"accelerator": "none"`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := driver.accelerator(t.Context(), kernel); a != KVM || err != nil || runs() != 1 {
+	if a, err := driver.accelerator(t.Context(), vm.Config{Kernel: kernel}); a != KVM || err != nil || runs() != 1 {
 		t.Errorf("got %s, %v, %d trial boots", a, err, runs())
 	}
 }

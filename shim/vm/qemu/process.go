@@ -33,9 +33,19 @@ type process struct {
 	err    error         // what Wait said; valid once done is closed
 }
 
-// spawn starts QEMU in the network namespace at netNS (empty for the caller's own) with files as descriptors 3 and up.
-// The caller keeps its files.
-func spawn(binary string, args []string, netNS string, files []*os.File) (*process, error) {
+// spawnOptions say in which surroundings QEMU runs.
+type spawnOptions struct {
+	// netNS is the path of its network namespace; empty for the caller's own.
+	netNS string
+	// files become its descriptors 3 and up. The caller keeps them.
+	files []*os.File
+	// cpus are the processors that it is bound to from its first instruction on, so that all its memory comes from near
+	// them; nil for the caller's.
+	cpus *unix.CPUSet
+}
+
+// spawn starts QEMU.
+func spawn(binary string, args []string, options spawnOptions) (*process, error) {
 	p := &process{
 		cmd:    exec.Command(binary, args...),
 		stderr: &lines{keep: stderrLines},
@@ -43,7 +53,7 @@ func spawn(binary string, args []string, netNS string, files []*os.File) (*proce
 	}
 	reader, writer := io.Pipe()
 	p.cmd.Stdout, p.cmd.Stderr = writer, writer
-	p.cmd.ExtraFiles = files
+	p.cmd.ExtraFiles = options.files
 	p.cmd.Dir = "/"
 	p.cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	p.cmd.WaitDelay = outputDelay
@@ -58,9 +68,15 @@ func spawn(binary string, args []string, netNS string, files []*os.File) (*proce
 	started := make(chan error, 1)
 	// The death signal comes when the thread that forked ends, so the thread is QEMU's until QEMU has ended.
 	netns.Thread(func() {
-		if netNS != "" {
-			if err := netns.Enter(netNS); err != nil {
+		if options.netNS != "" {
+			if err := netns.Enter(options.netNS); err != nil {
 				started <- err
+				return
+			}
+		}
+		if options.cpus != nil {
+			if err := unix.SchedSetaffinity(0, options.cpus); err != nil {
+				started <- fmt.Errorf("bind to processors: %w", err)
 				return
 			}
 		}

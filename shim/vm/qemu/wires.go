@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/coffer-project/coffer/shim/transport"
+	"github.com/coffer-project/coffer/shim/vm"
 	"github.com/coffer-project/coffer/shim/vm/qemu/qmp"
 )
 
@@ -76,4 +77,29 @@ func (w *wires) closeOurs() {
 	if w.dialer != nil {
 		_ = w.dialer.Close()
 	}
+}
+
+// wire completes the machine with the descriptors that QEMU inherits, in the order of files.
+func (m machine) wire(config vm.Config, useVsock bool, w *wires) (_ machine, files []*os.File) {
+	inherit := func(file *os.File) int {
+		files = append(files, file)
+		return firstFD + len(files) - 1
+	}
+	m.qmpFD, m.consoleFD = inherit(w.qmpFile), inherit(w.consoleFile)
+	if useVsock {
+		m.vhostFD, m.cid = inherit(w.channelFile), w.cid
+	} else {
+		m.portFD = inherit(w.channelFile)
+	}
+	for _, d := range config.Disks {
+		fd := 0
+		if d.File != nil {
+			fd = inherit(d.File)
+		}
+		m.disks = append(m.disks, disk{Disk: d, fd: fd})
+	}
+	for _, card := range config.NICs {
+		m.nics = append(m.nics, nic{fd: inherit(card.Tap), mac: card.MAC})
+	}
+	return m, files
 }
