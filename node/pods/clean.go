@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/coffer-project/coffer/shim/device/vfio"
 	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/sandbox"
@@ -34,7 +35,7 @@ func Clean(ctx context.Context, p *Pod) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanLimit)
 	defer cancel()
 	return p.clean(ctx, func(ctx context.Context, dir string) error {
-		return sandbox.Reap(ctx, new(qemu.Driver), hostNetwork{}, dir)
+		return sandbox.Reap(ctx, new(qemu.Driver), hostNetwork{}, vfio.Host{}, dir)
 	})
 }
 

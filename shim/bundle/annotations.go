@@ -7,10 +7,13 @@ import (
 // annotationTermination is the path at which the container sees the file for its last message.
 const annotationTermination = "io.kubernetes.container.terminationMessagePath"
 
+// prefixCDI begins the annotations that name CDI devices.
+const prefixCDI = "cdi.k8s.io/"
+
 // annotationPrefixes are what a guest may learn of a container's annotations: what Kubernetes' runtimes say about
 // the container, what Kata's policies look at, which devices belong to it, and where it leaves its last words.
 var annotationPrefixes = []string{
-	"io.kubernetes.cri.", "io.kubernetes.cri-o.", "io.katacontainers.", "cdi.k8s.io/",
+	"io.kubernetes.cri.", "io.kubernetes.cri-o.", "io.katacontainers.", prefixCDI,
 	annotationTermination,
 }
 

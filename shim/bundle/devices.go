@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -28,6 +29,65 @@ type BlockDevice struct {
 // Request names the device to a guest, which has it at the PCI address.
 func (d BlockDevice) Request(address string) *agentpb.Device {
 	return &agentpb.Device{Id: address, Type: blockType, ContainerPath: d.Path}
+}
+
+// pciType is how Kata's agent protocol names a physical device that a driver of the guest is to serve.
+const pciType = "vfio-pci-gk"
+
+// PCIDevice is a physical device that the guest has, and the container is to use.
+type PCIDevice struct {
+	// Node is the VFIO node of the host that stands for it, /dev/vfio/12 or /dev/vfio/devices/vfio12.
+	Node string
+	// Functions are where its PCI functions are.
+	Functions []PCIFunction
+	// Kind and Index name it in the guest's CDI specification (nvidia.com/gpu, 0); Kind is empty for one that is in none.
+	Kind  string
+	Index int
+}
+
+// PCIFunction is where a PCI function is: its address on the host, and the way to it in the guest.
+type PCIFunction struct{ Host, Guest string }
+
+// Request names the device to a guest. Which nodes the container gets of it is the guest's to say.
+func (d PCIDevice) Request() *agentpb.Device {
+	request := &agentpb.Device{Id: path.Base(d.Node), Type: pciType, ContainerPath: d.Node}
+	for _, f := range d.Functions {
+		request.Options = append(request.Options, f.Host+"="+f.Guest)
+	}
+	return request
+}
+
+// annotate tells the guest which of its CDI devices the container is to have. The host's own names mean nothing there.
+func annotate(annotations map[string]string, devices []PCIDevice, d *dropped) {
+	if devices == nil {
+		return
+	}
+	for key := range annotations {
+		if strings.HasPrefix(key, prefixCDI) {
+			d.note("annotations["+key+"]", true)
+			delete(annotations, key)
+		}
+	}
+	for _, device := range devices {
+		if device.Kind != "" {
+			number := strings.TrimPrefix(path.Base(device.Node), "vfio")
+			annotations[prefixCDI+"vfio"+number] = fmt.Sprintf("%s=%d", device.Kind, device.Index)
+		}
+	}
+}
+
+// CharDevices lists the paths of the host's character devices that the container is to have, none for one that may use every
+// device.
+func (b *Bundle) CharDevices() (paths []string) {
+	if allowsAll(b.spec.Linux.Resources) {
+		return nil
+	}
+	for _, d := range b.spec.Linux.Devices {
+		if d.Type == "c" {
+			paths = append(paths, d.Path)
+		}
+	}
+	return paths
 }
 
 // BlockDevices lists the block devices that the container is to have. A container that may use every device of the host
@@ -103,7 +163,11 @@ func handDevices(out *ocipb.Linux, in *specs.Linux, handed []*agentpb.Device, d 
 	others := false
 	for _, device := range in.Devices {
 		is := func(h *agentpb.Device) bool { return h.GetContainerPath() == device.Path }
-		plugged := !all && device.Type == "b" && slices.ContainsFunc(handed, is)
+		handedOn := !all && slices.ContainsFunc(handed, is)
+		if handedOn && device.Type == "c" {
+			continue // a physical device: the guest's CDI specification has its nodes
+		}
+		plugged := handedOn && device.Type == "b"
 		if !plugged && !isSoft(device) {
 			others = true
 			d.note("linux.devices["+device.Path+"]", !all)

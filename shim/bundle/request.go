@@ -56,6 +56,8 @@ type Options struct {
 	StrictGroups bool
 	// Devices are handed to the guest with the container.
 	Devices []*agentpb.Device
+	// PCIDevices are the physical ones of the container; nil in a pod without any.
+	PCIDevices []PCIDevice
 }
 
 // CreateRequest makes the request that creates the container, and says which files the guest needs before it. What the
@@ -78,6 +80,10 @@ func (b *Bundle) createRequest(
 	var d dropped
 	rootfs := guestRun + "/" + id + "/rootfs"
 	annotations := pick("annotations", b.spec.Annotations, annotationPrefixes, &d)
+	annotate(annotations, opts.PCIDevices, &d)
+	for _, device := range opts.PCIDevices {
+		opts.Devices = append(opts.Devices, device.Request())
+	}
 	image, err := b.imageStorage(opts.Rootfs, opts.Image, rootfs, annotations, &d)
 	if err != nil {
 		return nil, nil, fmt.Errorf("image of container %s: %w", id, err)

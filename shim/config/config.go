@@ -27,6 +27,7 @@ type Config struct {
 	Initdata   Initdata   `toml:"initdata"`
 	SNP        SNP        `toml:"snp"`
 	TDX        TDX        `toml:"tdx"`
+	Devices    Devices    `toml:"devices"`
 }
 
 // Hypervisor says which machine a pod gets.
@@ -149,6 +150,7 @@ func Default() *Config {
 		Initdata: Initdata{AllowAnnotation: true},
 		SNP:      SNP{Policy: policyReserved | policySMT},
 		TDX:      TDX{QuoteService: "unix:/var/run/tdx-qgs/qgs.socket"},
+		Devices:  defaultDevices(),
 	}
 }
 

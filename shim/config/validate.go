@@ -33,6 +33,7 @@ func (c *Config) Validate() error {
 	c.validateScratch(fault)
 	c.validateMemory(fault)
 	c.validateConfidential(fault)
+	c.validateDevices(fault)
 	return errors.Join(faults...)
 }
 

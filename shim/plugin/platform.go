@@ -16,6 +16,7 @@ import (
 
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/device/vfio"
 	"github.com/coffer-project/coffer/shim/forward"
 	"github.com/coffer-project/coffer/shim/manager"
 	"github.com/coffer-project/coffer/shim/netns"
@@ -32,7 +33,7 @@ import (
 func Manager(version, config string) *manager.Manager {
 	return manager.New(RuntimeName, version, config, func(ctx context.Context, stateDir string) error {
 		// Ending what an earlier shim left needs none of the driver's options.
-		return sandbox.Reap(ctx, new(qemu.Driver), hostNetwork{}, stateDir)
+		return sandbox.Reap(ctx, new(qemu.Driver), hostNetwork{}, vfio.Host{}, stateDir)
 	})
 }
 

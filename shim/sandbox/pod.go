@@ -15,6 +15,7 @@ import (
 	"github.com/coffer-project/coffer/shim/agent"
 	"github.com/coffer-project/coffer/shim/config"
 	"github.com/coffer-project/coffer/shim/device/block"
+	"github.com/coffer-project/coffer/shim/device/vfio"
 	cofferevent "github.com/coffer-project/coffer/shim/event"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/tee"
@@ -52,13 +53,15 @@ type Members interface {
 	Metrics(ctx context.Context) []*cgroupstats.Metrics
 }
 
-// Platform is what a pod is built on. All fields are required.
+// Platform is what a pod is built on. All fields are required, unless they say otherwise.
 type Platform struct {
 	// LoadConfig reads the runtime configuration at path; empty means the default.
 	LoadConfig func(path string) (*config.Config, error)
 	// NewDriver makes the VM driver that a configuration asks for.
 	NewDriver func(*config.Config) (vm.Driver, error)
 	Network   Network
+	// Devices is where the node's physical devices are; the zero value is this machine.
+	Devices vfio.Host
 	// Forward relays connections to the loopback of the network namespace at path into the guest, by streams that dial
 	// opens, until the closer is closed.
 	Forward func(ctx context.Context, netns string, dial agent.DialFunc) (io.Closer, error)
@@ -83,6 +86,8 @@ type Request struct {
 	Config *cri.PodSandboxConfig
 	// OwnFiles is set when nobody else writes hosts, resolv.conf and hostname for the pod's containers.
 	OwnFiles bool
+	// DeviceNodes are the device nodes of a container that is a pod by itself.
+	DeviceNodes []string
 	// Placed is called with the state directory before it is made, so that a later process can find it.
 	Placed func(stateDir string) error
 }
@@ -126,6 +131,7 @@ type Pod struct {
 	instance  vm.Instance
 	guest     *agent.Client
 	volumes   *block.Manager
+	devices   *vfio.Claim
 	scratch   bool // the guest has a scratch disk and makes use of it
 	files     map[string]string
 	report    report

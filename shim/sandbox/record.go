@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/shim/device/vfio"
 	"github.com/coffer-project/coffer/shim/vm"
 )
 
@@ -111,16 +112,19 @@ func lock(dir string, how int) (release func() error, err error) {
 	return file.Close, nil
 }
 
-// Reap releases what a pod whose shim died left behind: its VM, its network, its state directory, in this order. It is
-// idempotent, succeeds when nothing is there, and keeps the directory when something else could not be released, so
+// Reap releases what a pod whose shim died left behind: its VM, its physical devices, its network, its state directory, in this
+// order. It is idempotent, succeeds when nothing is there, and keeps the directory when something else could not be released, so
 // that it can be tried again.
-func Reap(ctx context.Context, driver vm.Driver, network Reaper, dir string) error {
+func Reap(ctx context.Context, driver vm.Driver, network Reaper, devices vfio.Host, dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	var faults []error
 	if err := driver.Cleanup(ctx, dir); err != nil {
 		faults = append(faults, fmt.Errorf("end vm: %w", err))
+	}
+	if err := (&vfio.Manager{Host: devices, Dir: devicesDir(dir)}).Recover(ctx, dir); err != nil {
+		faults = append(faults, err)
 	}
 	record, err := ReadRecord(dir)
 	switch {

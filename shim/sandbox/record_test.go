@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/shim/device/vfio"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/vm/vmtest"
 )
@@ -53,7 +54,7 @@ func TestReap(t *testing.T) {
 		t.Fatal(err)
 	}
 	driver, net := &vmtest.Driver{}, &detacher{err: errors.New("busy")}
-	if err := Reap(t.Context(), driver, net, dir); !errors.Is(err, net.err) {
+	if err := Reap(t.Context(), driver, net, vfio.Host{}, dir); !errors.Is(err, net.err) {
 		t.Errorf("error is %v, want %v", err, net.err)
 	}
 	if got, err := ReadRecord(dir); err != nil || *got != *record {
@@ -61,7 +62,7 @@ func TestReap(t *testing.T) {
 	}
 	net.err = nil
 	for range 2 {
-		if err := Reap(t.Context(), driver, net, dir); err != nil {
+		if err := Reap(t.Context(), driver, net, vfio.Host{}, dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -85,7 +86,7 @@ func TestReapEarlyDeath(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".half-written"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Reap(t.Context(), &vmtest.Driver{}, &detacher{}, dir); err != nil {
+	if err := Reap(t.Context(), &vmtest.Driver{}, &detacher{}, vfio.Host{}, dir); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -99,7 +100,7 @@ func TestReapDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	driver := &vmtest.Driver{}
-	if err := Reap(t.Context(), driver, &detacher{}, dir); err == nil {
+	if err := Reap(t.Context(), driver, &detacher{}, vfio.Host{}, dir); err == nil {
 		t.Error("a damaged record went unnoticed")
 	}
 	if len(driver.Cleaned()) != 1 {

@@ -144,13 +144,14 @@ func (c *ContainerReport) AddPull(pull *guestpullpb.PullReport) {
 // The phases of a pod's start on the host.
 const (
 	phaseNetwork = "network"
+	phaseDevices = "devices"
 	phaseBoot    = "vm_boot"
 	phaseAgent   = "agent_ready"
 	phaseSetup   = "setup"
 )
 
 // logNames are the log fields of the phases.
-var logNames = map[string]string{phaseNetwork: "t_network", phaseBoot: "t_boot", phaseAgent: "t_agent", phaseSetup: "t_setup"}
+var logNames = map[string]string{phaseNetwork: "t_network", phaseDevices: "t_devices", phaseBoot: "t_boot", phaseAgent: "t_agent", phaseSetup: "t_setup"}
 
 // report collects what Report tells; Pod.mu guards it.
 type report struct {

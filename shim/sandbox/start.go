@@ -62,7 +62,11 @@ func (p *Pod) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	instance, err := p.startVM(ctx, attachment)
+	devices, err := p.claimDevices(ctx)
+	if err != nil {
+		return err
+	}
+	instance, err := p.startVM(ctx, attachment, devices)
 	if err != nil {
 		return err
 	}
@@ -104,13 +108,13 @@ func (p *Pod) attachNetwork(ctx context.Context) (*network.Attachment, error) {
 	return attachment, nil
 }
 
-func (p *Pod) startVM(ctx context.Context, attachment *network.Attachment) (vm.Instance, error) {
+func (p *Pod) startVM(ctx context.Context, attachment *network.Attachment, devices []vm.PCIDevice) (vm.Instance, error) {
 	defer p.phase(phaseBoot)()
 	driver, err := p.platform.NewDriver(p.config)
 	if err != nil {
 		return nil, err
 	}
-	vmConfig, err := p.vmConfig()
+	vmConfig, err := p.vmConfig(devices)
 	if err != nil {
 		return nil, err
 	}

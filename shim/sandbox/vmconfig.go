@@ -23,15 +23,16 @@ const (
 
 // vmConfig says what the pod's VM is made of, and writes the files that it needs into the state directory. The
 // network's cards are for the caller to add.
-func (p *Pod) vmConfig() (vm.Config, error) {
+func (p *Pod) vmConfig(devices []vm.PCIDevice) (vm.Config, error) {
 	hypervisor := &p.config.Hypervisor
 	vmConfig := vm.Config{
 		ID: p.request.ID, StateDir: p.stateDir, NetNS: p.request.NetNS,
 		VCPUs: p.pod.VCPUs, MemoryMiB: wholePages(p.pod.MemoryMiB, hypervisor.HugePages.MiB()),
 		Memory:    vm.Memory{Shared: hypervisor.MemoryBacking == config.BackingShared, HugePageMiB: hypervisor.HugePages.MiB()},
-		Placement: placement(hypervisor, nil),
+		Placement: placement(hypervisor, nodesOf(devices)),
 		Firmware:  hypervisor.Firmware, Kernel: hypervisor.Kernel, Initrd: hypervisor.Initrd,
 		KernelParams: p.config.GuestParams(p.pod.ScratchMiB > 0),
+		PCIDevices:   devices,
 	}
 	document, err := p.initdata()
 	if err != nil {

@@ -135,6 +135,9 @@ func (s *Service) createInGuest(
 	if options.Devices, err = s.plugVolumes(ctx, b, c); err != nil {
 		return nil, err
 	}
+	if options.PCIDevices, err = s.pod.PCIDevices(b.CharDevices(), c.kind == kindSingle); err != nil {
+		return nil, err
+	}
 	request, files, err := b.CreateRequest(ctx, options)
 	if err != nil {
 		return nil, err

@@ -65,7 +65,7 @@ func (s *Service) makePod(ctx context.Context, r *taskapi.CreateTaskRequest, b *
 	own := made == kindSingle && b.NetNS() == ""
 	err = s.pod.Create(ctx, sandbox.Request{
 		ID: r.GetID(), Namespace: namespace, Bundle: r.GetBundle(), NetNS: b.NetNS(), OwnNetNS: own, ConfigPath: s.configPath,
-		Config: config, Placed: s.placed,
+		Config: config, Placed: s.placed, DeviceNodes: b.CharDevices(),
 	})
 	if err != nil || own {
 		return err

@@ -61,6 +61,11 @@ type Instance interface {
 	// not in use, or a VM that has ended, is no error.
 	DetachDisk(ctx context.Context, serial string) error
 
+	// PCIPath returns where the guest finds the physical device with an address on the host: the numbers of the port and of the
+	// slot behind it, in hexadecimal ("10.1/00"). It is valid from New on, and fails with errdefs.ErrNotFound for a device that the VM
+	// does not have.
+	PCIPath(hostAddress string) (path string, err error)
+
 	// Stop ends the VM: an orderly request first, by force when ctx ends or after the driver's grace period.
 	// It returns once everything the VM held is released, is idempotent, and is legal in every state.
 	Stop(ctx context.Context) error
@@ -91,6 +96,8 @@ type Config struct {
 
 	Disks []Disk
 	NICs  []NIC
+	// PCIDevices are physical devices of the host. The guest numbers their buses in this order.
+	PCIDevices []PCIDevice
 }
 
 // Disk is a block device present at boot.
@@ -123,6 +130,30 @@ type NIC struct {
 	Tap *os.File
 	// MAC is the card's hardware address, the same as the pod interface's.
 	MAC net.HardwareAddr
+}
+
+// PCIDevice is a PCI function of the host that the guest is given while the VM lives.
+type PCIDevice struct {
+	// Address is its place on the host, such as 0000:41:00.0.
+	Address string
+	// VendorID and DeviceID are what it calls itself.
+	VendorID, DeviceID uint16
+	BARs               []BAR
+	// NUMANode is the memory node of the host next to it, -1 when the host does not know.
+	NUMANode int
+	// OwnNode says that the host opens the device by a node of its own (iommufd), and not by that of its group.
+	OwnNode bool
+	// Claim, when set, is an open file that the monitor inherits, and so keeps open exactly as long as it can reach the device.
+	// The caller keeps it, too.
+	Claim *os.File
+}
+
+// BAR is a base address register of a PCI function: a window of memory, or of I/O ports, that the device answers on.
+type BAR struct {
+	// Bytes is its size, a power of two.
+	Bytes uint64
+	// IO says ports. Of memory, Prefetchable says that reads have no effects, and Wide that the address has 64 bits.
+	IO, Prefetchable, Wide bool
 }
 
 // Exit tells how a VM ended.

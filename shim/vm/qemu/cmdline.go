@@ -36,6 +36,7 @@ type machine struct {
 
 	disks []disk
 	nics  []nic
+	pci   []vm.PCIDevice
 }
 
 // disk is a disk of the machine; fd is 0 for one that QEMU opens by its path.
@@ -109,6 +110,7 @@ func arguments(m machine) []string {
 			"-device", fmt.Sprintf("virtio-net-pci,disable-legacy=on,netdev=net%d,mac=%s,romfile=", i, nic.mac),
 		)
 	}
+	args = append(args, pciArguments(m.pci)...)
 	if m.seccomp {
 		args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	}
@@ -139,7 +141,7 @@ func (d disk) arguments(i int) (args []string) {
 func (m machine) cpu() string {
 	switch {
 	case m.cpuModel != "":
-		return m.cpuModel
+		return m.wideModel(m.cpuModel)
 	case m.accelerator == KVM:
 		return "host"
 	}

@@ -90,22 +90,26 @@ func format(args []string) string {
 
 func TestArgumentsGolden(t *testing.T) {
 	for name, m := range goldenMachines() {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join("testdata", name+".args")
-			got := format(arguments(m))
-			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got:\n%s\nwant:\n%s\n(go test -update rewrites it)", got, want)
-			}
-		})
+		t.Run(name, func(t *testing.T) { checkGolden(t, name, arguments(m)) })
+	}
+}
+
+// checkGolden compares a command line with the golden file of that name.
+func checkGolden(t *testing.T, name string, args []string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".args")
+	got := format(args)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got:\n%s\nwant:\n%s\n(go test -update rewrites it)", got, want)
 	}
 }
 

@@ -77,6 +77,9 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retE
 	if line := i.machine.append(); len(line) > maxKernelLine {
 		return nil, fmt.Errorf("%w: kernel command line of %d bytes, more than %d", errdefs.ErrInvalidArgument, len(line), maxKernelLine)
 	}
+	if err := i.machine.checkRoom(hostAddressBits()); err != nil {
+		return nil, err
+	}
 	return i, nil
 }
 
@@ -87,6 +90,7 @@ func (d *Driver) machine(config vm.Config, accelerator Accelerator) machine {
 		id: config.ID, vcpus: config.VCPUs, memoryMiB: config.MemoryMiB,
 		memory: config.Memory, placement: config.Placement, firmware: config.Firmware, confidential: config.Confidential,
 		kernel: config.Kernel, initrd: config.Initrd, kernelParams: config.KernelParams,
+		pci: config.PCIDevices,
 	}
 }
 
@@ -134,6 +138,7 @@ func check(config vm.Config) (faults []error) {
 		need(nic.Tap != nil, "network card %d has no tap", n)
 		need(len(nic.MAC) == 6, "network card %d has hardware address %q", n, nic.MAC)
 	}
+	checkPCI(config.PCIDevices, need)
 	return faults
 }
 

@@ -101,5 +101,10 @@ func (m machine) wire(config vm.Config, useVsock bool, w *wires) (_ machine, fil
 	for _, card := range config.NICs {
 		m.nics = append(m.nics, nic{fd: inherit(card.Tap), mac: card.MAC})
 	}
+	for _, d := range config.PCIDevices {
+		if d.Claim != nil {
+			inherit(d.Claim)
+		}
+	}
 	return m, files
 }

@@ -248,6 +248,16 @@ func (i *Instance) DetachDisk(ctx context.Context, serial string) error {
 	return nil
 }
 
+// PCIPath implements vm.Instance. Ports are slots of the root bus, in the order of the devices.
+func (i *Instance) PCIPath(hostAddress string) (string, error) {
+	for n, d := range i.Config.PCIDevices {
+		if d.Address == hostAddress {
+			return fmt.Sprintf("%02x/00", n), nil
+		}
+	}
+	return "", fmt.Errorf("device %s: %w", hostAddress, errdefs.ErrNotFound)
+}
+
 // Disks returns the serials of the disks that are plugged in, in order.
 func (i *Instance) Disks() []string {
 	i.mu.Lock()
