@@ -155,6 +155,13 @@ func TestAdminClientErrors(t *testing.T) {
 	if err := denied.Put(t.Context(), one, secret); !errors.Is(err, errdefs.ErrPermissionDenied) || strings.Contains(err.Error(), string(secret)) {
 		t.Errorf("stranger: %v", err)
 	}
+	unknown, err := client.New(client.Options{URL: brokertest.Start(t, brokertest.Options{TLS: true}).URL, Key: stranger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unknown.Put(t.Context(), one, secret); !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "--ca") {
+		t.Errorf("unknown CA: %v", err)
+	}
 	down, err := client.New(client.Options{URL: "http://127.0.0.1:1", Key: stranger})
 	if err != nil {
 		t.Fatal(err)

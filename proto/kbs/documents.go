@@ -124,6 +124,9 @@ func decode(raw []byte, limit int, into any, strict bool) error {
 		unmarshal = unmarshalStrict
 	}
 	if err := unmarshal(raw, into); err != nil {
+		if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+			return errNotJSON
+		}
 		return fmt.Errorf("document does not have the expected shape: %s: %w", shapeError(err), errdefs.ErrInvalidArgument)
 	}
 	return nil
@@ -137,7 +140,7 @@ func unmarshalStrict(raw []byte, into any) error {
 		return err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the JSON document")
+		return errNotJSON // data after the document
 	}
 	return nil
 }
@@ -146,9 +149,6 @@ func unmarshalStrict(raw []byte, into any) error {
 func shapeError(err error) string {
 	if typeErr, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return fmt.Sprintf("field %q is a JSON %s", typeErr.Field, kindOnly(typeErr.Value))
-	}
-	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return "it is not JSON"
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return "it ends early"

@@ -146,6 +146,9 @@ func (c *Client) do(ctx context.Context, method, path string, data []byte) ([]by
 		if urlErr, ok := errors.AsType[*url.Error](err); ok {
 			err = urlErr.Err
 		}
+		if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+			return nil, fmt.Errorf("key broker %s is not trusted: %w; name the CA of its certificate (--ca): %w", c.base, err, errdefs.ErrUnavailable)
+		}
 		return nil, fmt.Errorf("key broker %s is unreachable: %w: %w", c.base, err, errdefs.ErrUnavailable)
 	}
 	defer resp.Body.Close()
