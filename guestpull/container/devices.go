@@ -10,13 +10,20 @@ import (
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 )
 
-// typeBlock is the one kind of device that the guest hands to containers: a virtio disk.
-const typeBlock = "blk"
+// The kinds of devices in a request.
+const (
+	// typeBlock is a virtio disk.
+	typeBlock = "blk"
+	// typeVFIO is a physical device of the host's, which a driver of the guest serves. It is there since the guest has started.
+	typeVFIO = "vfio-pci-gk"
+)
 
 // Disks finds what the host has plugged in.
 type Disks interface {
 	// Find waits for the disk at a PCI address.
 	Find(ctx context.Context, address string) (disk.Disk, error)
+	// FindPassed waits for a passed-through device and returns its disks by name, none for one that has no disks.
+	FindPassed(ctx context.Context, address string) (map[string]disk.Disk, error)
 }
 
 // planDevices checks the devices of a request. Each needs its place in the specification, and the other way round: package spec
@@ -26,8 +33,14 @@ func (p *plan) planDevices(req *agentpb.CreateContainerRequest) error {
 		return refuse(req, "%d devices: at most %d are allowed", len(req.GetDevices()), spec.MaxDevices)
 	}
 	for _, d := range req.GetDevices() {
+		if d.GetType() == typeVFIO {
+			if err := p.planFunctions(req, d); err != nil {
+				return err
+			}
+			continue
+		}
 		if d.GetType() != typeBlock {
-			return refuse(req, "device type %.32q of %.100q: only virtio disks are offered", d.GetType(), d.GetContainerPath())
+			return refuse(req, "device type %.32q of %.100q: only virtio disks and passed-through devices are offered", d.GetType(), d.GetContainerPath())
 		}
 		if err := disk.CheckAddress(d.GetId()); err != nil {
 			return fmt.Errorf("container %s: device %.100q: %w", req.GetContainerId(), d.GetContainerPath(), err)
@@ -66,5 +79,5 @@ func (m *Manager) findDevices(ctx context.Context, p *plan) error {
 			return fmt.Errorf("container %s: %w", p.id, err)
 		}
 	}
-	return nil
+	return m.findPassed(ctx, p)
 }

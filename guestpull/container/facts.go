@@ -17,6 +17,7 @@ func (m *Manager) facts(p *plan, stage string) *agentpolicy.Facts {
 	if p.sandbox {
 		return f
 	}
+	f.Disks = p.disks
 	root := imageFacts(p.image, p.pulled)
 	f.Image = &root
 	for _, v := range p.volumes {

@@ -262,3 +262,11 @@ func (f fakeDisks) Find(_ context.Context, address string) (disk.Disk, error) {
 	}
 	return disk.Disk{}, errdefs.ErrNotFound
 }
+
+func (f fakeDisks) FindPassed(_ context.Context, address string) (map[string]disk.Disk, error) {
+	if address == "10.1/00" {
+		return nil, nil // no disk
+	}
+	found, err := f.Find(context.Background(), address)
+	return map[string]disk.Disk{"nvme0n1": found}, err
+}

@@ -51,18 +51,20 @@ var reserved = map[string]bool{"image": true, "sandbox": true, "shared": true}
 
 // plan is a checked request. Nothing has been done yet but the pod's user namespace.
 type plan struct {
-	id       string
-	execID   string
-	sandbox  bool
-	image    image.Request
-	pulled   *image.Image // of the root, once it is there
-	volumes  []imageVolume
-	storages []*agentpb.Storage // all but the images
-	devices  []plannedDevice
-	spec     *specs.Spec
-	users    spec.Users
-	userNS   string // path of the user namespace
-	userName string
+	id        string
+	execID    string
+	sandbox   bool
+	image     image.Request
+	pulled    *image.Image // of the root, once it is there
+	volumes   []imageVolume
+	storages  []*agentpb.Storage // all but the images
+	devices   []plannedDevice
+	functions []string // where passed-through devices are
+	disks     []string // names of the disks among them, once they are found
+	spec      *specs.Spec
+	users     spec.Users
+	userNS    string // path of the user namespace
+	userName  string
 	// strictGroups: the process gets none of the groups that the image puts its user in
 	strictGroups bool
 	sysctls      map[string]string

@@ -1,6 +1,6 @@
-// Package disk finds the disks that the host plugs into the running guest. The host says at which PCI address one is, and
-// nothing else of it is believed: it must be a virtio disk behind a bridge, where none of the guest's own devices are.
-// What is on it is the host's and the container's business.
+// Package disk finds the disks that the host plugs into the running guest, and those of the NVMe devices that it passes through. The
+// host says at which PCI address one is, and nothing else of it is believed: it must be a virtio disk, or an NVMe device, behind a
+// bridge, where none of the guest's own devices are. What is on it is the host's and the container's business.
 package disk
 
 import (
@@ -50,12 +50,13 @@ type Finder struct {
 	// root is the folder of the PCI root bus.
 	root    string
 	nodes   string // the folder of device nodes
+	blocks  string // the folder of all block devices
 	timeout time.Duration
 }
 
 // New returns a Finder that gives up after timeout.
 func New(timeout time.Duration) *Finder {
-	return &Finder{root: "/sys/devices/pci0000:00", nodes: "/dev", timeout: timeout}
+	return &Finder{root: "/sys/devices/pci0000:00", nodes: "/dev", blocks: "/sys/class/block", timeout: timeout}
 }
 
 // Find waits for the disk at an address. It fails with errdefs.ErrInvalidArgument when the address cannot be one, with
@@ -65,23 +66,28 @@ func (f *Finder) Find(ctx context.Context, address string) (Disk, error) {
 	if err := CheckAddress(address); err != nil {
 		return Disk{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	return wait(ctx, f.timeout, address, f.look)
+}
+
+// wait looks now and after every device event, until something is found, or is wrong, or the time is over.
+func wait[T any](ctx context.Context, timeout time.Duration, address string, look func(string) (T, error)) (none T, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	events, err := uevent.Open()
 	if err != nil {
-		return Disk{}, fmt.Errorf("watch for disk %s: %w", address, err)
+		return none, fmt.Errorf("watch for disk %s: %w", address, err)
 	}
 	defer events.Close()
 	for {
-		disk, err := f.look(address)
+		found, err := look(address)
 		if err == nil {
-			return disk, nil
+			return found, nil
 		}
 		if !errdefs.IsNotFound(err) {
-			return Disk{}, err
+			return none, err
 		}
 		if waitErr := events.Wait(ctx); waitErr != nil {
-			return Disk{}, fmt.Errorf("wait for a disk (%s, kernel parameter agent.hotplug_timeout): %w", f.timeout, errors.Join(waitErr, err))
+			return none, fmt.Errorf("wait for a disk (%s, kernel parameter agent.hotplug_timeout): %w", timeout, errors.Join(waitErr, err))
 		}
 	}
 }

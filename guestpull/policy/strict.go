@@ -126,6 +126,8 @@ func checkContainer(request *agentpb.CreateContainerRequest, facts *agentpolicy.
 		return "" // no program of it runs
 	case len(request.GetDevices()) > 0 || len(spec.GetLinux().GetDevices()) > 0:
 		return "the container has devices"
+	case len(facts.Disks) > 0:
+		return "the container has disks of the host's"
 	case request.GetSandboxPidns():
 		return "containers must not see one another's processes"
 	}

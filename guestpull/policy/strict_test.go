@@ -106,6 +106,7 @@ func TestStrictContainer(t *testing.T) {
 			r.OCI.Process.Capabilities.Ambient = []string{"CAP_SYS_PTRACE"}
 		}, "capabilities"},
 		"config map":            {mount(&oci.Mount{Destination: "/etc/app", Source: sharedDir + "c1-app", Type: "bind"}), "mount"},
+		"passed-through disk":   {func(_ *container, f *agentpolicy.Facts) { f.Disks = []string{"nvme0n1"} }, "disks of the host's"},
 		"hosts of another type": {mount(&oci.Mount{Destination: "/etc/hosts", Type: "tmpfs"}), "mount"},
 		"over the program":      {mount(&oci.Mount{Destination: "/bin/app", Source: sharedDir + "c1-evil", Type: "bind"}), "mount"},
 		"another's root":        {mount(&oci.Mount{Destination: "/data2", Source: pod + "c2/rootfs/data2", Type: "bind"}), "mount"},

@@ -27,6 +27,8 @@ type Facts struct {
 	Image *Image `json:"image,omitempty"`
 	// Volumes are images that are mounted beside the root, in the order of their storages.
 	Volumes []Image `json:"volumes,omitempty"`
+	// Disks are those of passed-through devices that the container gets, such as nvme0n1. Only at StageContainer.
+	Disks []string `json:"disks,omitempty"`
 	// Process is the container's process as it would run. Only at StageContainer.
 	Process *Process `json:"process,omitempty"`
 }

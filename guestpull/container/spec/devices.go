@@ -71,6 +71,18 @@ func SetDisk(s *specs.Spec, path string, major, minor int64, readOnly bool) erro
 	return refuse("the specification has no disk at %.200q", path)
 }
 
+// AddDisk gives the container a block device that the specification does not have.
+func AddDisk(s *specs.Spec, path string, major, minor int64, readOnly bool) error {
+	for _, d := range s.Linux.Devices {
+		if d.Path == path {
+			return refuse("the specification has something else at %.200q", path)
+		}
+	}
+	mode, root := os.FileMode(0o600), uint32(0)
+	s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: path, Type: typeBlock, FileMode: &mode, UID: &root, GID: &root})
+	return SetDisk(s, path, major, minor, readOnly)
+}
+
 const typeBlock = "b"
 
 // deviceRules lets a container use the devices that it was given and no other; disks come later, see SetDisk. runc adds those that
