@@ -31,6 +31,8 @@ const (
 	RefTDXRTMR1        = "rtmr_1"
 	RefTDXRTMR2        = "rtmr_2"
 	RefTDXXFAM         = "xfam"
+	RefNVIDIAVBIOS     = "allowed_vbios_versions"
+	RefNVIDIADriver    = "allowed_driver_versions"
 )
 
 // References gives the values that the owner trusts. Calls may be concurrent.

@@ -13,21 +13,11 @@ import (
 	"github.com/coffer-project/coffer/proto/kbs"
 )
 
-// DeviceVerifier appraises the evidence of the devices of one kind, for example of all of a guest's GPUs. Calls may be concurrent.
-type DeviceVerifier interface {
-	// Device is the kind's name in additional evidence and in tokens, for example nvidia.
-	Device() string
-	// VerifyDevices returns an appraisal for each device, in their order. What holds for appraise.Verifier.Verify holds here too; the
-	// report data is kbs.DeviceReportData.
-	VerifyDevices(ctx context.Context, e appraise.Evidence) ([]DeviceResult, error)
-}
+// DeviceVerifier appraises the evidence of the devices of one kind.
+type DeviceVerifier = appraise.DeviceVerifier
 
 // DeviceResult is the appraisal of one device.
-type DeviceResult struct {
-	// Class is that of ear, for example gpu: it selects the attestation policy.
-	Class string
-	appraise.Result
-}
+type DeviceResult = appraise.DeviceResult
 
 // maxDevices bounds the devices of one guest.
 const maxDevices = 64

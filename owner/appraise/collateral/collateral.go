@@ -35,7 +35,10 @@ const MaxSize = 1 << 20
 const DefaultMaxAge = 24 * time.Hour
 
 // Hosts are those that publish collateral. A Store asks nobody else, whatever a guest's evidence may say.
-var Hosts = []string{"kdsintf.amd.com", "api.trustedservices.intel.com", "certificates.trustedservices.intel.com"}
+var Hosts = []string{
+	"kdsintf.amd.com", "api.trustedservices.intel.com", "certificates.trustedservices.intel.com",
+	"rim.attestation.nvidia.com", "ocsp.ndis.nvidia.com",
+}
 
 // Piece is one piece of collateral.
 type Piece struct {

@@ -122,9 +122,13 @@ func (s *Server) assemble(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	deviceList, err := devices(ctx, c, references)
+	if err != nil {
+		return nil, err
+	}
 	o := broker.Options{
-		Verifiers: list,
-		Policy:    policies, Policies: policies, Appraisal: policies, References: references,
+		Verifiers: list, Devices: deviceList,
+		Policy: policies, Policies: policies, Appraisal: policies, References: references,
 		Store:      store.Resources{Store: entries},
 		Tokens:     tokens,
 		SessionKey: sessionKey,

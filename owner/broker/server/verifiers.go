@@ -8,6 +8,7 @@ import (
 
 	"github.com/coffer-project/coffer/owner/appraise"
 	"github.com/coffer-project/coffer/owner/appraise/collateral"
+	"github.com/coffer-project/coffer/owner/appraise/nvgpu"
 	"github.com/coffer-project/coffer/owner/appraise/sample"
 	"github.com/coffer-project/coffer/owner/appraise/snp"
 	"github.com/coffer-project/coffer/owner/appraise/tdx"
@@ -17,10 +18,7 @@ import (
 // verifiers returns those for all kinds of TEE that the configuration accepts. Hardware is always among them: what is not named by
 // references is not trusted anyway.
 func verifiers(ctx context.Context, c config.Config, references appraise.References) ([]appraise.Verifier, error) {
-	files := &collateral.Store{Dir: c.Evidence.CollateralDir}
-	if c.Evidence.FetchCollateral {
-		files.Client = &http.Client{}
-	}
+	files := collateralStore(c)
 	roots, err := c.Evidence.TestRoots()
 	if err != nil {
 		return nil, err
@@ -43,4 +41,29 @@ func verifiers(ctx context.Context, c config.Config, references appraise.Referen
 		list = append(list, sample.New())
 	}
 	return list, nil
+}
+
+// devices returns those for all kinds of devices. As with processors, what is not named by references or by its maker is not trusted anyway.
+func devices(ctx context.Context, c config.Config, references appraise.References) ([]appraise.DeviceVerifier, error) {
+	roots, err := c.Evidence.GPURoots()
+	if err != nil {
+		return nil, err
+	}
+	if roots != nil {
+		log.G(ctx).WithField("roots", c.Evidence.GPURootsFile).
+			Warn("TEST MODE: evidence of NVIDIA devices is believed that software forged, and that of real ones is refused; never use insecure_nvidia_test_roots_file where secrets are real")
+	}
+	gpus, err := nvgpu.New(nvgpu.Options{References: references, Collateral: collateralStore(c), RequireOCSP: c.Evidence.RequireOCSP, TestRoots: roots})
+	if err != nil {
+		return nil, err
+	}
+	return []appraise.DeviceVerifier{gpus}, nil
+}
+
+func collateralStore(c config.Config) *collateral.Store {
+	files := &collateral.Store{Dir: c.Evidence.CollateralDir}
+	if c.Evidence.FetchCollateral {
+		files.Client = &http.Client{}
+	}
+	return files
 }
