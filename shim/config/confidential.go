@@ -135,10 +135,13 @@ func (c *Config) validateConfidential(fault faultFunc) {
 		return
 	}
 	checkEnum(fault, "tee", c.TEE, TEENone, TEESNP, TEETDX)
+	h := &c.Hypervisor
+	if h.Firmware != "" && h.Transport == TransportSerial {
+		fault("hypervisor.transport", "is serial, and firmware may swallow what is written to the serial port: set it to auto or vsock")
+	}
 	if c.TEE == TEENone {
 		return
 	}
-	h := &c.Hypervisor
 	if h.Firmware == "" {
 		fault("hypervisor.firmware", "is empty, and a confidential guest starts with firmware (OVMF) that its TEE measures")
 	}

@@ -75,6 +75,7 @@ func TestConfidentialFaults(t *testing.T) {
 		"migration":         {"preset = \"snp\"\n[snp]\npolicy = 0x70000", "bit 18"},
 		"half an id block":  {"preset = \"snp\"\n[snp]\nid_block = \"/x\"", "belong together"},
 		"author of nothing": {"preset = \"snp\"\n[snp]\nauthor_key = true", "snp.author_key"},
+		"swallowed":         {"[hypervisor]\nfirmware = \"/x.fd\"\ntransport = \"serial\"", "hypervisor.transport"},
 		"named model":       {"preset = \"tdx\"\n[hypervisor]\ncpu_model = \"SapphireRapids\"", "hypervisor.cpu_model"},
 		"short owner":       {"preset = \"tdx\"\n[tdx]\nmrowner = \"00\"", "tdx.mrowner"},
 		"odd owner":         {"preset = \"tdx\"\n[tdx]\nmrownerconfig = \"x\"", "tdx.mrownerconfig"},

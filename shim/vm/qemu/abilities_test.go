@@ -82,6 +82,7 @@ func TestConfidentialRefused(t *testing.T) {
 		"long mrconfigid": {func(_ *Options, c *vm.Config) {
 			c.Confidential = &vm.Confidential{TDX: &vm.TDX{MRConfigID: make([]byte, 64)}}
 		}, errdefs.ErrInvalidArgument, "mrconfigid"},
+		"no vsock":          {func(o *Options, c *vm.Config) { o.Transport, o.Accelerator, c.Confidential = Serial, TCG, nil }, errdefs.ErrFailedPrecondition, "vhost_vsock"},
 		"part of huge page": {func(_ *Options, c *vm.Config) { c.Memory.HugePageMiB = 1024 }, errdefs.ErrInvalidArgument, "multiple"},
 	} {
 		t.Run(name, func(t *testing.T) {

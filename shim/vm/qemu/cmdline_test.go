@@ -43,7 +43,7 @@ func goldenMachines() map[string]machine {
 		},
 		"snp-id-block-huge-numa": {
 			accelerator: KVM, cpuModel: "EPYC-v4", id: "pod-5", vcpus: 8, memoryMiB: 65536, kernel: "/g/vmlinuz", initrd: "/g/initrd.cpio",
-			firmware: "/g/AMDSEV.fd", qmpFD: 3, consoleFD: 4, portFD: 5,
+			firmware: "/g/AMDSEV.fd", qmpFD: 3, consoleFD: 4, vhostFD: 5, cid: 4712,
 			memory: vm.Memory{HugePageMiB: 1024}, placement: vm.Placement{Nodes: []int{1, 3}, Strict: true},
 			confidential: &vm.Confidential{SNP: &vm.SNP{
 				Policy: 0x20000, CBitPos: 47, ReducedPhysBits: 1, IDBlock: make([]byte, 96), IDAuth: make([]byte, 4096), AuthorKey: true,
@@ -56,14 +56,14 @@ func goldenMachines() map[string]machine {
 		},
 		"tdx-vsock-owner": {
 			accelerator: KVM, id: "pod-7", vcpus: 1, memoryMiB: 2048, kernel: "/g/vmlinuz", firmware: "/g/OVMF.fd",
-			qmpFD: 3, consoleFD: 4, portFD: 5, memory: vm.Memory{Shared: true},
+			qmpFD: 3, consoleFD: 4, vhostFD: 5, cid: 4713, memory: vm.Memory{Shared: true},
 			confidential: &vm.Confidential{TDX: &vm.TDX{
 				MROwner: bytes.Repeat([]byte{2}, 48), MROwnerConfig: bytes.Repeat([]byte{3}, 48), QuoteCID: 2, QuotePort: 4050,
 			}},
 		},
 		"tcg-firmware-numa": {
 			accelerator: TCG, id: "pod-8", vcpus: 1, memoryMiB: 1024, kernel: "/g/vmlinuz", firmware: "/g/OVMF.fd",
-			qmpFD: 3, consoleFD: 4, portFD: 5, placement: vm.Placement{Nodes: []int{0}},
+			qmpFD: 3, consoleFD: 4, vhostFD: 5, cid: 4714, placement: vm.Placement{Nodes: []int{0}},
 		},
 		"kvm-cpu-model": {
 			accelerator: KVM, cpuModel: "EPYC-v4,-pmu", id: "pod-3", vcpus: 1, memoryMiB: 512, kernel: "/g/vmlinux",

@@ -13,13 +13,13 @@ type Description struct {
 }
 
 // Describe tells what QEMU would be started with, for people, and for owners who compute measurements. It looks at nothing but
-// config and the driver's options: where those say "auto", this says KVM and a serial port.
+// config and the driver's options: where those say "auto", this says KVM and vsock.
 func (d *Driver) Describe(config vm.Config) Description {
 	accelerator := d.options.Accelerator
 	if accelerator == Auto || config.Confidential != nil {
 		accelerator = KVM
 	}
-	useVsock := d.options.Transport == Vsock
+	useVsock := d.options.Transport != Serial
 	m, _ := d.machine(config, accelerator).wire(config, useVsock, &wires{cid: describedCID})
 	return Description{Arguments: arguments(m), Accelerator: accelerator, CPU: m.cpu(), KernelLine: m.append()}
 }

@@ -62,7 +62,7 @@ func (d *Driver) New(ctx context.Context, config vm.Config) (_ vm.Instance, retE
 	if err := d.require(ctx, needs(config)); err != nil {
 		return nil, err
 	}
-	useVsock, err := d.useVsock(ctx)
+	useVsock, err := d.useVsock(ctx, config.Firmware != "")
 	if err != nil {
 		return nil, err
 	}
@@ -97,14 +97,19 @@ func (d *Driver) machine(config vm.Config, accelerator Accelerator) machine {
 // Cleanup implements vm.Driver.
 func (d *Driver) Cleanup(ctx context.Context, stateDir string) error { return cleanup(ctx, stateDir) }
 
-func (d *Driver) useVsock(ctx context.Context) (bool, error) {
-	switch d.options.Transport {
-	case Serial:
-		return false, nil
-	case Vsock:
-		return true, transport.VsockAvailable()
-	}
+// useVsock chooses the control channel. Firmware may make a terminal of the serial port, and swallow what the shim writes to
+// the guest before it is up: OVMF does from 2023 on.
+func (d *Driver) useVsock(ctx context.Context, firmware bool) (bool, error) {
 	err := transport.VsockAvailable()
+	switch {
+	case firmware && (err != nil || d.options.Transport == Serial):
+		return false, errors.Join(fmt.Errorf("%w: a guest that starts with firmware is reached by vsock only: modprobe vhost_vsock, and "+
+			"set hypervisor.transport to auto", errdefs.ErrFailedPrecondition), err)
+	case d.options.Transport == Serial:
+		return false, nil
+	case d.options.Transport == Vsock:
+		return true, err
+	}
 	if err != nil {
 		log.G(ctx).WithError(err).Debug("no vsock, using a serial port")
 	}
