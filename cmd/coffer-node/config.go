@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -38,6 +39,17 @@ func configCommand() *cli.Command {
 						return fmt.Errorf("usage: cofferctl config default shim|snapshotter")
 					}
 					return what.write(c.App.Writer)
+				},
+			},
+			{
+				Name: "preset", Usage: "print what one of the shim's presets changes in the default", ArgsUsage: strings.Join(shim.Presets(), "|"),
+				Action: func(c *cli.Context) error {
+					text, err := shim.PresetText(c.Args().First())
+					if err != nil {
+						return err
+					}
+					_, err = io.WriteString(c.App.Writer, text)
+					return err
 				},
 			},
 			{

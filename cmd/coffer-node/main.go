@@ -50,7 +50,7 @@ func app(out io.Writer) *cli.App {
 		// Errors are printed by main alone, and tests run the app.
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			doctorCommand(), psCommand(), pullsCommand(), consoleCommand(), cleanCommand(), configCommand(), metricsCommand(),
+			doctorCommand(), psCommand(), pullsCommand(), consoleCommand(), cleanCommand(), configCommand(), launchCommand(), metricsCommand(),
 		},
 	}
 }

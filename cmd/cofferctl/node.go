@@ -25,6 +25,7 @@ func nodeCommands() []*cli.Command {
 		{"console", "show what a pod's guest has written to its console"},
 		{"clean", "release what killed shims have left and containerd has forgotten"},
 		{"config", "print or check the configuration of the shim or the snapshotter"},
+		{"launch", "show what a TEE measures of a configuration's pods, and how to compute it"},
 		{"metrics", "serve this node's figures to Prometheus"},
 	} {
 		commands = append(commands, &cli.Command{

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"embed"
 	"fmt"
 	"maps"
@@ -29,31 +30,41 @@ func Presets() []string { return slices.Sorted(maps.Keys(presets)) }
 
 // Preset is the configuration that an empty file with this preset stands for. An unknown name is errdefs.ErrInvalidArgument.
 func Preset(name string) (*Config, error) {
-	overlays, known := presets[name]
-	if !known {
-		return nil, fmt.Errorf("preset: %q is none of %s: %w", name, strings.Join(Presets(), ", "), errdefs.ErrInvalidArgument)
+	texts, err := overlays(name)
+	if err != nil {
+		return nil, err
 	}
 	config := Default()
-	for _, overlay := range overlays {
-		raw, err := PresetText(overlay)
-		if err != nil {
-			return nil, err
-		}
-		if err := decode([]byte(raw), config); err != nil {
-			return nil, fmt.Errorf("preset %s: %w", overlay, err)
+	for _, text := range texts {
+		if err := decode(text, config); err != nil {
+			return nil, fmt.Errorf("preset %s: %w", name, err)
 		}
 	}
 	config.Preset = name
 	return config, nil
 }
 
-// PresetText is the text of one overlay: gpu, snp or tdx.
-func PresetText(overlay string) (string, error) {
-	raw, err := presetFiles.ReadFile("presets/" + overlay + ".toml")
-	if err != nil {
-		return "", fmt.Errorf("preset %s: %w", overlay, err)
+// PresetText is what a preset changes in Default: one TOML text after the other. Errors are Preset's.
+func PresetText(name string) (string, error) {
+	texts, err := overlays(name)
+	return string(bytes.Join(texts, []byte("\n"))), err
+}
+
+// overlays are the texts of a preset.
+func overlays(name string) ([][]byte, error) {
+	files, known := presets[name]
+	if !known {
+		return nil, fmt.Errorf("preset: %q is none of %s: %w", name, strings.Join(Presets(), ", "), errdefs.ErrInvalidArgument)
 	}
-	return string(raw), nil
+	var texts [][]byte
+	for _, file := range files {
+		text, err := presetFiles.ReadFile("presets/" + file + ".toml")
+		if err != nil {
+			return nil, fmt.Errorf("preset %s: %w", name, err)
+		}
+		texts = append(texts, text)
+	}
+	return texts, nil
 }
 
 // namedPreset is the preset that the last of the files names which names one; "plain" when none does. Faults of a file

@@ -4,6 +4,7 @@ package driver
 
 import (
 	"github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/vm"
 	"github.com/coffer-project/coffer/shim/vm/qemu"
 )
 
@@ -20,4 +21,25 @@ func New(c *config.Config) (*qemu.Driver, error) {
 		ProbeTimeout:  c.Hypervisor.ProbeTimeout.Duration,
 		CacheDir:      c.StateDir,
 	})
+}
+
+// Describe tells how a pod's VM is launched under a valid configuration, with everything that a TEE measures of it and none
+// of what is the pod's own: its disks, its network and its name. scratch tells whether the pod has a scratch disk.
+func Describe(c *config.Config, vcpus uint32, scratch bool) (qemu.Description, error) {
+	d, err := New(c)
+	if err != nil {
+		return qemu.Description{}, err
+	}
+	h := &c.Hypervisor
+	launch := vm.Config{
+		ID: "pod", VCPUs: vcpus, MemoryMiB: h.DefaultMemoryMiB, Firmware: h.Firmware, Kernel: h.Kernel, Initrd: h.Initrd,
+		KernelParams: c.GuestParams(scratch),
+	}
+	switch c.TEE {
+	case config.TEESNP:
+		launch.Confidential = &vm.Confidential{SNP: &vm.SNP{Policy: c.SNP.Policy}}
+	case config.TEETDX:
+		launch.Confidential = &vm.Confidential{TDX: &vm.TDX{}}
+	}
+	return d.Describe(launch), nil
 }
