@@ -38,6 +38,10 @@ guest: build ## build the guest image into the cache (needs setup; KERNEL=own ta
 demo: setup guest ## run an encrypted image in a VM and write out/demo/report.json (IMAGE=oci:DIR or a registry reference for your own)
 	@$(GO) run ./integration/demo --out out/demo $(if $(IMAGE),--image '$(IMAGE)')
 
+.PHONY: demo-deny
+demo-deny: setup guest ## show what a host that goes astray is refused, with the words that users read, and write out/demo/deny.json
+	@$(GO) run ./integration/demo --deny --out out/demo
+
 .PHONY: conformance
 conformance: ## run critest with runc and with Coffer and compare (CRITEST=path of a critest binary; REPEAT=n for Coffer)
 	@[ -x '$(CRITEST)' ] || { $(GO) run ./integration/conformance --critest '$(CRITEST)'; exit 1; }

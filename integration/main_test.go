@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/coffer-project/coffer/integration/forgedsnp"
 	"github.com/coffer-project/coffer/integration/harness"
 	"github.com/coffer-project/coffer/integration/require"
 )
@@ -20,6 +21,7 @@ var lanes struct {
 }
 
 func TestMain(m *testing.M) {
+	forgedsnp.Intercept()
 	code := m.Run()
 	for _, node := range lanes.all {
 		if err := node.Close(); err != nil {

@@ -185,9 +185,15 @@ func runPullPod(t *testing.T, node *harness.Node, name string, guest harness.Gue
 // runPod starts a pod, which is removed at the end of the test.
 func runPod(t *testing.T, node *harness.Node, config *runtime.PodSandboxConfig) *harness.Pod {
 	t.Helper()
+	return runHandlerPod(t, node, "coffer", config)
+}
+
+// runHandlerPod is runPod with another handler.
+func runHandlerPod(t *testing.T, node *harness.Node, handler string, config *runtime.PodSandboxConfig) *harness.Pod {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), criTimeout)
 	defer cancel()
-	pod, err := node.CRI.RunPod(ctx, "coffer", config)
+	pod, err := node.CRI.RunPod(ctx, handler, config)
 	if err != nil {
 		t.Fatal(err)
 	}

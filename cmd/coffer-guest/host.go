@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 
 	"github.com/coffer-project/coffer/guestpull/attest"
@@ -52,7 +53,13 @@ func serveHost(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := document.CheckTEE(s.platform.TEE()); err != nil {
+	forger := func(context.Context) (attest.Platform, error) {
+		return nil, fmt.Errorf("a forged SNP processor is for VMs only: %w", errdefs.ErrFailedPrecondition)
+	}
+	if s.platform, err = attest.Substitute(ctx, s.platform, document, forger); err != nil {
+		return err
+	}
+	if err := document.CheckTEE(s.platform.Kind()); err != nil {
 		return err
 	}
 	if s.policy, err = newPolicy(ctx, document); err != nil {

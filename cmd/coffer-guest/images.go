@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/decrypt"
@@ -20,7 +21,6 @@ import (
 	"github.com/coffer-project/coffer/guestpull/unpack/worker"
 	"github.com/coffer-project/coffer/guestpull/verify"
 	"github.com/coffer-project/coffer/proto/initdata"
-	proto "github.com/coffer-project/coffer/proto/kbs"
 )
 
 // retention is how long layers stay without a container: longer than kubelet pauses between two starts of one, which is up to
@@ -111,11 +111,16 @@ func newKeys(ctx context.Context, measured *initdata.CDHConfig, s settings) (dec
 		log.G(ctx).Info("no key broker is configured: encrypted images will be refused")
 		return nil, nil
 	}
-	if s.platform.TEE() == string(proto.TEESample) {
+	options := kbs.Options{URL: measured.KBC.URL, CACertPEM: []byte(measured.KBC.Cert), Attester: s.platform, InitData: s.initdata}
+	switch s.platform.(type) {
+	case attest.Bare:
+		log.G(ctx).WithError(attest.ErrBare).Warn("the key broker will not be asked for anything")
+		options.Refuse = attest.ErrBare
+	case *attest.Sample:
 		// A broker tells a sample guest from a real one and releases only what it would give anybody.
 		log.G(ctx).Warn("this guest cannot prove what it is: sample evidence is for development")
 	}
-	client, err := kbs.New(kbs.Options{URL: measured.KBC.URL, CACertPEM: []byte(measured.KBC.Cert), Attester: s.platform, InitData: s.initdata})
+	client, err := kbs.New(options)
 	if err != nil {
 		return nil, fmt.Errorf("set up key broker: %w", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
+	"github.com/coffer-project/coffer/guestpull/transport"
+	"github.com/coffer-project/coffer/proto/initdata"
 )
 
 // lateImages is the puller before it is known how to pull.
@@ -83,9 +85,7 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 		images.set(noImages{err})
 	}
 	var err error
-	if s.platform, err = attest.Detect(ctx, os.DirFS("/"), m.WaitDevices); err == nil {
-		s.initdata, err = measuredDocument(ctx, m, s.platform)
-	}
+	s.platform, s.initdata, err = measuredDocument(ctx, m)
 	if errdefs.IsFailedPrecondition(err) {
 		refuse(err)
 		return
@@ -95,7 +95,7 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 	}
 	document, _, err := readMeasured(s.initdata)
 	if err == nil {
-		err = document.CheckTEE(s.platform.TEE())
+		err = document.CheckTEE(s.platform.Kind())
 	}
 	if err != nil {
 		refuse(err)
@@ -134,13 +134,37 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 	images.set(puller)
 }
 
-// measuredDocument returns the document's text, nil when there is none. FailedPrecondition: it is bad, or not the one that the TEE attests.
-func measuredDocument(ctx context.Context, m *boot.Machine, platform attest.Platform) ([]byte, error) {
+// measuredDocument returns the machine's platform and the document's text, nil when there is none. FailedPrecondition: the document is bad, or
+// not the one that the TEE attests, or the platform does not do what the document wants of it.
+func measuredDocument(ctx context.Context, m *boot.Machine) (attest.Platform, []byte, error) {
+	platform, err := attest.Detect(ctx, os.DirFS("/"), m.WaitDevices)
+	if err != nil {
+		return nil, nil, err
+	}
 	document, err := m.InitData(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return attestedText(ctx, document, platform)
+	if document != nil {
+		forger := func(ctx context.Context) (attest.Platform, error) { return forgedSNP(ctx, m.Params.HotplugTimeout) }
+		if platform, err = attest.Substitute(ctx, platform, document.Document, forger); err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+		}
+	}
+	raw, err := attestedText(ctx, document, platform)
+	return platform, raw, err
+}
+
+// forgedSNP is the platform of a guest without a TEE whose document allows that its host plays one.
+func forgedSNP(ctx context.Context, limit time.Duration) (attest.Platform, error) {
+	log.G(ctx).Warn("the measured document allows a forged SNP processor: this guest cannot prove what it is")
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	port, err := transport.OpenPort(ctx, attest.ForgerPort)
+	if err != nil {
+		return nil, fmt.Errorf("the measured document wants a forged SNP processor (attestation.tees in %s), and this machine's host plays none: %w", initdata.KeyCoffer, err)
+	}
+	return attest.NewForged(port), nil
 }
 
 // attestedText compares a document, nil for none, with what the TEE attests, and returns its text.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
@@ -45,7 +46,7 @@ func newPuller(c *cli.Context, root string, tracker *image.Tracker) (*image.Pull
 	if err != nil {
 		return nil, err
 	}
-	keys, err := keySource(c, measured, raw)
+	keys, err := keySource(c, document, measured, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +122,7 @@ func readInitdata(file string) (*initdata.Document, *initdata.CDHConfig, []byte,
 }
 
 // keySource is where keys come from; nil without a broker and a key file.
-func keySource(c *cli.Context, measured *initdata.CDHConfig, raw []byte) (decrypt.KeySource, error) {
+func keySource(c *cli.Context, document *initdata.Document, measured *initdata.CDHConfig, raw []byte) (decrypt.KeySource, error) {
 	url, ca := c.String("kbs-url"), []byte(nil)
 	if file := c.String("key-file"); file != "" {
 		if url != "" {
@@ -141,7 +142,17 @@ func keySource(c *cli.Context, measured *initdata.CDHConfig, raw []byte) (decryp
 			return nil, err
 		}
 	}
-	return kbs.New(kbs.Options{URL: url, CACertPEM: ca, Attester: attest.NewSample(), InitData: raw})
+	options := kbs.Options{URL: url, CACertPEM: ca, Attester: attest.NewSample(), InitData: raw}
+	if c.String("kbs-url") == "" { // as a guest without a TEE would do under this document
+		config, err := document.Coffer()
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(config.Attestation.TEEs, string(proto.TEESample)) {
+			options.Refuse = attest.ErrBare
+		}
+	}
+	return kbs.New(options)
 }
 
 // fileKey is one key for everything, for trying images by hand.

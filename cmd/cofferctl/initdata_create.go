@@ -32,7 +32,7 @@ func createFlags() []cli.Flag {
 		&cli.StringFlag{Name: "cdh", Usage: "`FILE` to use as cdh.toml as it is, in place of the flags above"},
 		&cli.StringFlag{Name: "policy", Usage: "`FILE` to use as policy.rego; see cofferctl policy"},
 		&cli.StringFlag{Name: "default-policy", Usage: "what holds without --policy: strict (containers run what their images say; the default) or development (the host is believed)"},
-		&cli.StringSliceFlag{Name: "tee", Usage: "kind of `TEE` that guests must be (snp, tdx, or sample for none): others refuse every request; may be repeated; default any"},
+		&cli.StringSliceFlag{Name: "tee", Usage: "kind of `TEE` that guests must be: snp or tdx; for development on machines without one, sample or forged-snp. Others refuse every request; may be repeated; default any real one, and no keys without one"},
 		&cli.StringSliceFlag{Name: "secret-signer", Usage: "open only sealed secrets that the key in this resource `URI` (kbs:///repository/type/tag) has signed; may be repeated"},
 		&cli.BoolFlag{Name: "unsigned-secrets", Usage: "open sealed secrets without a signature, too: for policies that bind the variables' values"},
 		&cli.StringSliceFlag{Name: "rest", Usage: "give the pod's programs, on 127.0.0.1:8006, this `THING`: resource, token or evidence; may be repeated"},

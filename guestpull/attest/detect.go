@@ -18,7 +18,7 @@ import (
 const maxCPUInfo = 64 << 10
 
 // Detect returns the platform that this machine is. root is the machine's file system. On a machine that is a TEE, ready is waited for
-// first: it must return once drivers are loaded and configfs is mounted. A TEE never becomes a Sample: one that cannot attest is FailedPrecondition.
+// first: it must return once drivers are loaded and configfs is mounted. A TEE never becomes Bare: one that cannot attest is FailedPrecondition.
 func Detect(ctx context.Context, root fs.FS, ready func(context.Context) error) (Platform, error) {
 	return detect(ctx, root, ready, NewTSM)
 }
@@ -29,7 +29,7 @@ func detect(ctx context.Context, root fs.FS, ready func(context.Context) error, 
 		return nil, fmt.Errorf("find out which TEE this machine is: %w", err)
 	}
 	if tee == kbs.TEESample {
-		return NewSample(), nil
+		return Bare{}, nil
 	}
 	if err := ready(ctx); err != nil {
 		return nil, err

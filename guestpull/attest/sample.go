@@ -9,7 +9,7 @@ import (
 )
 
 // Sample is a Platform for development on machines without a TEE. Its evidence is unsigned and proves nothing; brokers refuse it
-// unless they were told to accept it.
+// unless they were told to accept it, and guests send it only where their measured document says so: see Substitute.
 type Sample struct{}
 
 // NewSample returns a Sample.
@@ -17,6 +17,9 @@ func NewSample() *Sample { return &Sample{} }
 
 // TEE implements Attester.
 func (*Sample) TEE() string { return string(kbs.TEESample) }
+
+// Kind implements Platform.
+func (*Sample) Kind() string { return string(kbs.TEESample) }
 
 // InitDataField implements Platform: there is none.
 func (*Sample) InitDataField(context.Context) ([]byte, error) { return nil, nil }

@@ -22,11 +22,14 @@ var providers = map[kbs.TEE]string{kbs.TEESNP: "sev_guest", kbs.TEETDX: "tdx_gue
 // eventLogFile is where the kernel shows the CC event log (ACPI 6.5, section 5.2.34): the firmware's record of what it measured.
 const eventLogFile = "/sys/firmware/acpi/tables/data/CCEL"
 
-// TSM is the Platform of a real TEE, SNP or TDX. Reports come from the kernel's interface in configfs.
+// TSM is the Platform of a TEE, SNP or TDX. Reports come from the kernel's interface in configfs, but for those of NewForged.
 type TSM struct {
 	tee      kbs.TEE
-	client   configfsi.Client
+	kind     string // of guest, in measured documents
+	provider string // the driver from which reports must come
 	eventLog string // path
+	// get makes a report over a whole report data field.
+	get func(inBlob []byte) (*report.Response, error)
 	// tdReport returns a fresh TDREPORT.
 	tdReport func() ([]byte, error)
 	// turn has room for the one request that is under way: reports are slow, and one that nobody waits for any more cannot be stopped.
@@ -44,27 +47,31 @@ func NewTSM(tee kbs.TEE) (*TSM, error) {
 
 // NewTSMWith is NewTSM with another kernel: client is its configfs, eventLog the path of the event log, tdReport returns a TDREPORT.
 func NewTSMWith(tee kbs.TEE, client configfsi.Client, eventLog string, tdReport func() ([]byte, error)) (*TSM, error) {
-	t := &TSM{tee: tee, client: client, eventLog: eventLog, tdReport: tdReport, turn: make(chan struct{}, 1)}
-	if _, known := providers[tee]; !known {
+	provider, known := providers[tee]
+	if !known {
 		return nil, fmt.Errorf("TEE %s has no reports in configfs: %w", tee, errdefs.ErrInvalidArgument)
 	}
-	if err := t.probe(); err != nil {
+	get := func(inBlob []byte) (*report.Response, error) {
+		return report.Get(client, &report.Request{InBlob: inBlob, GetAuxBlob: tee == kbs.TEESNP})
+	}
+	t := &TSM{tee: tee, kind: string(tee), provider: provider, eventLog: eventLog, get: get, tdReport: tdReport, turn: make(chan struct{}, 1)}
+	if err := t.probe(client); err != nil {
 		return nil, fmt.Errorf("this machine is a TEE (%s), but cannot attest: %w: %w", tee, err, errdefs.ErrFailedPrecondition)
 	}
 	return t, nil
 }
 
 // probe asks the kernel which driver would make a report.
-func (t *TSM) probe() (retErr error) {
-	entry, err := t.client.MkdirTemp(configfsi.TsmPrefix+"/report", "probe")
+func (t *TSM) probe(client configfsi.Client) (retErr error) {
+	entry, err := client.MkdirTemp(configfsi.TsmPrefix+"/report", "probe")
 	if errors.Is(err, syscall.ENXIO) {
-		return fmt.Errorf("the driver %s is not loaded, or found no device", providers[t.tee])
+		return fmt.Errorf("the driver %s is not loaded, or found no device", t.provider)
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { retErr = errors.Join(retErr, t.client.RemoveAll(entry)) }()
-	name, err := t.client.ReadFile(entry + "/provider")
+	defer func() { retErr = errors.Join(retErr, client.RemoveAll(entry)) }()
+	name, err := client.ReadFile(entry + "/provider")
 	if err != nil {
 		return err
 	}
@@ -72,14 +79,17 @@ func (t *TSM) probe() (retErr error) {
 }
 
 func (t *TSM) checkProvider(name string) error {
-	if got := strings.TrimSpace(name); got != providers[t.tee] {
-		return fmt.Errorf("reports come from the driver %.32q instead of %s", got, providers[t.tee])
+	if got := strings.TrimSpace(name); got != t.provider {
+		return fmt.Errorf("reports come from the driver %.32q instead of %s", got, t.provider)
 	}
 	return nil
 }
 
 // TEE implements Attester.
 func (t *TSM) TEE() string { return string(t.tee) }
+
+// Kind implements Platform: the TEE's name, unless it is forged.
+func (t *TSM) Kind() string { return t.kind }
 
 // Evidence implements Attester.
 func (t *TSM) Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error) {
@@ -144,7 +154,7 @@ func (t *TSM) report(ctx context.Context, reportData []byte) (*report.Response, 
 	done := make(chan result, 1)
 	go func() {
 		defer func() { <-t.turn }()
-		response, err := report.Get(t.client, &report.Request{InBlob: inBlob, GetAuxBlob: t.tee == kbs.TEESNP})
+		response, err := t.get(inBlob)
 		done <- result{response, err}
 	}()
 	select {

@@ -27,6 +27,8 @@ type Options struct {
 	CACertPEM []byte
 	// Attester gives the evidence. Required.
 	Attester attest.Attester
+	// Refuse, when not nil, is why this guest has no evidence to send. Every call that would need some returns it, and nobody is asked.
+	Refuse error
 	// InitData is the measured document's text, sent along so that the broker's policy can look into it. Empty sends none.
 	InitData []byte
 	// HTTPClient replaces the client's own, for tests; CACertPEM must then be empty. Its redirect rule is overridden.
@@ -44,6 +46,7 @@ type Client struct {
 	http     *http.Client
 	attester attest.Attester
 	tee      proto.TEE
+	refuse   error
 	initData string
 	backoff  time.Duration
 	timeout  time.Duration
@@ -85,6 +88,7 @@ func New(o Options) (*Client, error) {
 		http:     httpClient,
 		attester: o.Attester,
 		tee:      tee,
+		refuse:   o.Refuse,
 		initData: string(o.InitData),
 		backoff:  o.Backoff,
 		timeout:  o.AttemptTimeout,

@@ -51,6 +51,28 @@ func TestResourceRefusesNames(t *testing.T) {
 	}
 }
 
+// A guest that may not attest asks nobody, and says why it does not.
+func TestRefuse(t *testing.T) {
+	asked := false
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer server.Close()
+	c, err := New(Options{URL: server.URL, Attester: attest.Bare{}, Refuse: attest.ErrBare})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, resourceErr := c.Resource(t.Context(), "kbs:///a/b/c")
+	_, _, tokenErr := c.Token(t.Context())
+	_, evidenceErr := c.Evidence(t.Context(), nil)
+	for name, err := range map[string]error{"resource": resourceErr, "token": tokenErr, "evidence": evidenceErr} {
+		if !errors.Is(err, attest.ErrBare) || !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if asked {
+		t.Error("the broker was asked")
+	}
+}
+
 func TestTokenLifetime(t *testing.T) {
 	token := func(claims string) string {
 		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"

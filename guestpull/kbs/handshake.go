@@ -41,6 +41,9 @@ func (c *Client) attested(ctx context.Context, spent *session) (*session, error)
 }
 
 func (c *Client) handshake(ctx context.Context) (*session, error) {
+	if c.refuse != nil {
+		return nil, fmt.Errorf("attest to key broker %s: %w", c.name, c.refuse)
+	}
 	start := time.Now()
 	key, err := newKeyPair()
 	if err != nil {

@@ -28,18 +28,24 @@ type sysfs struct {
 
 // waitForChannel looks for a channel now and after every device event.
 func waitForChannel(ctx context.Context, fs sysfs) (*Transport, error) {
+	return waitFor(ctx, "a control channel", func() (*Transport, error) { return fs.find(ctx) })
+}
+
+// waitFor calls find now and after every device event, for as long as it returns errdefs.ErrNotFound.
+func waitFor[T any](ctx context.Context, what string, find func() (T, error)) (T, error) {
+	var none T
 	events, err := uevent.Open()
 	if err != nil {
-		return nil, fmt.Errorf("watch for devices: %w", err)
+		return none, fmt.Errorf("watch for devices: %w", err)
 	}
 	defer events.Close()
 	for {
-		t, err := fs.find(ctx)
+		found, err := find()
 		if err == nil || !errdefs.IsNotFound(err) {
-			return t, err
+			return found, err
 		}
 		if waitErr := events.Wait(ctx); waitErr != nil {
-			return nil, fmt.Errorf("wait for a control channel: %w", errors.Join(waitErr, err))
+			return none, fmt.Errorf("wait for %s: %w", what, errors.Join(waitErr, err))
 		}
 	}
 }

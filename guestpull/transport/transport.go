@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/containerd/log"
 	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
 )
 
 // Transport is the control channel that this machine has. Its methods are safe for concurrent use.
@@ -25,6 +27,22 @@ func Find(ctx context.Context) (*Transport, error) {
 	}
 	log.G(ctx).WithField("transport", t.kind).Info("control channel found")
 	return t, nil
+}
+
+// OpenPort opens another virtio serial port than that of the control channel, once the machine has one of that name. When ctx ends before, the
+// error is errdefs.ErrNotFound too.
+func OpenPort(ctx context.Context, name string) (*os.File, error) {
+	fs := sysfs{root: "/sys", dev: "/dev"}
+	node, err := waitFor(ctx, "the host to plug it in", func() (string, error) { return fs.findPort(name) })
+	if err != nil {
+		return nil, err
+	}
+	// Not blocking: then the Go runtime polls it, and no thread waits for the host.
+	port, err := os.OpenFile(node, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open virtio serial port %q: %w", name, err)
+	}
+	return port, nil
 }
 
 // Kind is "vsock" or "serial".

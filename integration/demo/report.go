@@ -33,7 +33,7 @@ type run struct {
 	PlaintextOnHost  int                `json:"plaintext_on_host"`
 	PlaintextFiles   []string           `json:"plaintext_files,omitempty"`
 	ContainerOutput  string             `json:"container_output"`
-	KeyReleasedTo    map[string]any     `json:"key_released_to"`
+	KeyReleasedTo    *release           `json:"key_released_to"`
 
 	expected string
 }
@@ -53,6 +53,7 @@ type report struct {
 var notes = []string{
 	"fetch to publish overlap: layers stream through them, and each figure is the time in that step alone, summed over the layers",
 	"the accelerator tcg emulates the processor: compare structure, not seconds, with hardware",
+	"the SNP processor is forged: this demo measures what QEMU is given and signs that with a key of its own; a broker that is not told to (insecure_snp_test_roots_file) refuses it",
 	"the search covers every file of containerd, snapshotter, shim, logs and what QEMU was given, not the VM's memory, which only a TEE protects",
 }
 
@@ -85,8 +86,8 @@ func (r *report) verdict() []string {
 			faults = append(faults, fmt.Sprintf("%s: the marker lies in %d files of the host: %s",
 				run.Registry, run.PlaintextOnHost, strings.Join(run.PlaintextFiles, ", ")))
 		}
-		if len(run.KeyReleasedTo) == 0 {
-			faults = append(faults, fmt.Sprintf("%s: the broker's log shows no release of the key", run.Registry))
+		for _, fault := range run.KeyReleasedTo.faults() {
+			faults = append(faults, run.Registry+": "+fault)
 		}
 	}
 	if r.SearchControl == 0 {
@@ -119,8 +120,10 @@ func (r *report) print(out io.Writer) {
 	}
 	row("marker on host", func(run run) string { return fmt.Sprintf("%d files", run.PlaintextOnHost) })
 	row("output", func(run run) string { return abbreviate(strings.TrimSpace(run.ContainerOutput)) })
-	row("key released to", func(run run) string { return fmt.Sprint(run.KeyReleasedTo["tee"]) })
 	_ = table.Flush()
+	for _, run := range r.Runs {
+		run.KeyReleasedTo.print(out, run.Registry)
+	}
 	fmt.Fprintf(out, "\nthe same search after runc ran the unencrypted image: %d files\n", r.SearchControl)
 	fmt.Fprintf(out, "machine: %d CPUs (%s), %s, accelerator %s; shim %d MiB resident, guest image %d MiB\n",
 		r.Machine.CPUs, r.Machine.CPU, r.Machine.QEMU, r.Machine.Accelerator, r.Machine.ShimRSSMiB, r.Machine.GuestMiB)

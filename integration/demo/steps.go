@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,10 +13,12 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coffer-project/coffer/integration/harness"
 	"github.com/coffer-project/coffer/integration/program"
 	"github.com/coffer-project/coffer/integration/registrytest"
+	"github.com/coffer-project/coffer/proto/initdata"
 	"github.com/coffer-project/coffer/shim/sandbox"
 )
 
@@ -30,9 +33,13 @@ const (
 	ownImageTime = 20 * time.Second
 )
 
+// hashCommand prints the marker's hash.
+var hashCommand = []string{"/" + markerDir + "/busybox", "sha256sum", "/" + markerDir + "/marker"}
+
 // demo carries one demonstration through its steps.
 type demo struct {
 	node   *harness.Node
+	owner  *owner
 	layout *harness.Layout
 	marker []byte
 	own    bool
@@ -79,8 +86,8 @@ func (d *demo) prepare(ctx context.Context, image string) (err error) {
 	)); err != nil {
 		return err
 	}
-	program.Say("pushing it unencrypted for runc, and encrypted for Coffer")
-	return d.ctl(ctx, "image", "copy", "oci:"+dir, d.node.HTTP.Host+"/"+plainTag, "--plain-http")
+	program.Say("pushing it unencrypted, for runc")
+	return d.node.Ctl(ctx, true, "image", "copy", "oci:"+dir, d.node.HTTP.Host+"/"+plainTag, "--plain-http")
 }
 
 // take copies an image from the user's layout or registry. It runs outside the node's network: the registry may be
@@ -92,23 +99,24 @@ func (d *demo) take(ctx context.Context, image, dir string) (*harness.Layout, er
 	return harness.OpenLayout(dir)
 }
 
-func (d *demo) ctl(ctx context.Context, args ...string) error { return d.node.Ctl(ctx, true, args...) }
-
 // runEncrypted encrypts the image into registry and runs it in a VM.
 func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (retErr error) {
 	scheme, _, _ := strings.Cut(registry.URL(), ":")
 	key := "kbs:///demo/image-key/" + scheme
 	reference := registry.Host + "/" + repository + ":v1"
-	args := []string{
-		"image", "encrypt", "oci:" + d.layout.Dir, reference, "--key-id", key,
-		"--kbs-url", d.node.Broker.URL, "--kbs-ca", d.node.CA.Path, "--admin-key", d.node.Broker.AdminKey,
+	program.Say("owner: encrypting and signing %s, and writing its pod's initdata", reference)
+	if err := d.owner.encrypt(ctx, registry, d.layout.Dir, reference, key); err != nil {
+		return err
 	}
-	if registry.Plain {
-		args = append(args, "--plain-http")
-	} else {
-		args = append(args, "--ca", d.node.CA.Path)
+	if err := d.owner.sign(ctx, registry, reference); err != nil {
+		return err
 	}
-	if err := d.ctl(ctx, args...); err != nil {
+	wanted := pod{name: "demo-" + scheme, registry: registry, tees: []string{initdata.ForgedSNP}, containers: []container{{"hash", reference, hashCommand}}}
+	if d.own && registry.Plain {
+		wanted.containers = append(wanted.containers, container{Name: "own", Image: reference})
+	}
+	annotations, err := d.owner.document(ctx, wanted)
+	if err != nil {
 		return err
 	}
 	mark, err := registry.Mark()
@@ -116,13 +124,9 @@ func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (re
 		return err
 	}
 
-	program.Say("running %s in a VM", reference)
-	annotations, err := d.node.PodAnnotations(harness.Guest{})
-	if err != nil {
-		return err
-	}
+	program.Say("host: running %s in a VM", reference)
 	started := time.Now()
-	pod, err := d.node.CRI.RunPod(ctx, handler, d.node.CRI.PodConfig("demo-"+scheme, annotations))
+	pod, err := d.node.CRI.RunPod(ctx, handler, d.podConfig(wanted.name, annotations))
 	if err != nil {
 		return err
 	}
@@ -163,7 +167,7 @@ func (d *demo) runEncrypted(ctx context.Context, registry *harness.Registry) (re
 	if r.PlaintextOnHost, r.PlaintextFiles, err = d.search(); err != nil {
 		return err
 	}
-	if r.KeyReleasedTo, err = d.released(key); err != nil {
+	if r.KeyReleasedTo, err = d.released(key, told); err != nil {
 		return err
 	}
 	d.report.Runs = append(d.report.Runs, r)
@@ -176,7 +180,7 @@ func (d *demo) hashMarker(ctx context.Context, pod *harness.Pod, reference strin
 	if err := pod.Pull(ctx, reference); err != nil {
 		return "", 0, err
 	}
-	container, err := pod.Create(ctx, "hash", reference, "/"+markerDir+"/busybox", "sha256sum", "/"+markerDir+"/marker")
+	container, err := pod.Create(ctx, "hash", reference, hashCommand...)
 	if err != nil {
 		return "", 0, err
 	}
@@ -295,11 +299,21 @@ func (d *demo) runPlain(ctx context.Context) (retErr error) {
 	return err
 }
 
-// released finds in the broker's audit log to whom it gave the key.
-func (d *demo) released(key string) (map[string]any, error) {
+// released finds in the broker's audit log to whom it gave the key, and explains it.
+func (d *demo) released(key string, told *sandbox.Report) (*release, error) {
 	records, err := d.node.Broker.Released(key)
 	if err != nil || len(records) == 0 {
 		return nil, err
 	}
-	return records[len(records)-1], nil
+	for _, container := range told.Containers {
+		return explain(records[len(records)-1], container)
+	}
+	return nil, errors.New("the pod reports no container")
+}
+
+// podConfig is a pod as kubelet makes it: its containers do not see one another's processes.
+func (d *demo) podConfig(name string, annotations map[string]string) *runtime.PodSandboxConfig {
+	config := d.node.CRI.PodConfig(name, annotations)
+	config.Linux.SecurityContext.NamespaceOptions = &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER}
+	return config
 }

@@ -24,7 +24,7 @@ type Broker struct {
 	audit   string
 }
 
-// startBroker starts a broker with TLS that believes the sample TEE: this machine has no other.
+// startBroker starts a broker with TLS that believes the node's guests: forged ones, or those of the sample TEE.
 func (n *Node) startBroker(ctx context.Context) (*Broker, error) {
 	cert, key, err := n.CA.issue(n.Dir, "broker")
 	if err != nil {
@@ -39,16 +39,14 @@ func (n *Node) startBroker(ctx context.Context) (*Broker, error) {
 listen = "%s:8443"
 tls_cert_file = %q
 tls_key_file = %q
-[attestation]
-allow_sample = true
-[store]
+%s[store]
 path = %q
 master_key_file = %q
 [admin]
 public_key_files = [%q]
 [audit]
 file = %q
-`, NodeIP, cert, key, n.path("broker"), n.path("master.key"), public, b.audit)
+`, NodeIP, cert, key, n.believed(), n.path("broker"), n.path("master.key"), public, b.audit)
 	path := n.path("kbs.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, err

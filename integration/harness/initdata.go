@@ -21,6 +21,8 @@ type Guest struct {
 	ImagePolicy string
 	// REST is what the guest gives to the pod's programs.
 	REST []string
+	// TEEs are the kinds of guests that the document is for; nil means what the node has, which is none: sample, or a forged one.
+	TEEs []string
 	// PullProgress is how long a registry may be silent, as in "10s"; empty means the guest's default.
 	PullProgress string
 }
@@ -48,7 +50,10 @@ func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
 	document := initdata.Document{
 		Version: "0.1.0", Algorithm: "sha384", Data: map[string]string{initdata.KeyCDH: cdh.String()},
 	}
-	coffer := initdata.CofferConfig{REST: initdata.RESTConfig{Serve: guest.REST}}
+	coffer := initdata.CofferConfig{REST: initdata.RESTConfig{Serve: guest.REST}, Attestation: initdata.AttestationConfig{TEEs: guest.TEEs}}
+	if guest.TEEs == nil {
+		coffer.Attestation.TEEs = []string{n.tee()}
+	}
 	switch {
 	case guest.Policy != "":
 		document.Data[initdata.KeyPolicy] = guest.Policy

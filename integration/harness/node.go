@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/coffer-project/coffer/integration/forgedsnp"
 )
 
 // Options vary a node.
@@ -28,6 +30,9 @@ type Options struct {
 	Handlers map[string]string
 	// Snapshotter is what images are pulled with when the puller names no handler, as most do; empty means overlayfs.
 	Snapshotter string
+	// ForgedSNP makes the host play one with SNP processors. The broker believes those and no guest without a TEE, and trusts no guest until
+	// TrustGuest. The program must begin with forgedsnp.Intercept.
+	ForgedSNP bool
 	// Mirror answers for other registries. Both the host and, unless they bring a document of their own, guests ask it.
 	Mirror *Mirror
 }
@@ -47,6 +52,7 @@ type Node struct {
 
 	ns     *netNS
 	mirror *Server
+	forged *forgedsnp.Host // nil without Options.ForgedSNP
 	// defaultInstalled says that our second snapshotter runs, be it the default or not.
 	defaultInstalled bool
 	options          Options
@@ -87,6 +93,9 @@ func Start(ctx context.Context, options Options) (_ *Node, retErr error) {
 		return nil, err
 	}
 	if n.HTTPS, err = startRegistry(ctx, n.ns, tools, dir, "registry-https", 5443, n.CA); err != nil {
+		return nil, err
+	}
+	if err := n.forgeSNP(); err != nil {
 		return nil, err
 	}
 	if n.Broker, err = n.startBroker(ctx); err != nil {
@@ -140,13 +149,17 @@ func (n *Node) StartSnapshotter(ctx context.Context) error {
 }
 
 func (n *Node) writeShimConfig() error {
+	qemu := n.Tools.QEMU
+	if n.forged != nil {
+		qemu = n.forged.Launcher
+	}
 	text := fmt.Sprintf(`state_dir = %q
 [hypervisor]
 path = %q
 kernel = %q
 initrd = %q
 default_memory_mib = 512
-%s`, n.path("shim"), n.Tools.QEMU, n.Tools.Kernel, n.Tools.Initrd, n.options.ShimConfig)
+%s`, n.path("shim"), qemu, n.Tools.Kernel, n.Tools.Initrd, n.options.ShimConfig)
 	if n.mirror != nil {
 		text += fmt.Sprintf("[initdata]\nfile = %q\n", n.path(mirrorDocument))
 	}
@@ -188,6 +201,9 @@ func (n *Node) Close() error {
 	}
 	if n.mirror != nil {
 		faults = append(faults, n.mirror.Close())
+	}
+	if n.forged != nil {
+		faults = append(faults, n.forged.Close())
 	}
 	if n.ns != nil {
 		faults = append(faults, n.ns.Close())

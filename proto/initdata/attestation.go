@@ -13,13 +13,16 @@ import (
 
 // AttestationConfig says in coffer.toml which guests the document is for.
 type AttestationConfig struct {
-	// TEEs are the kinds of guests that may use the document: "snp", "tdx", "sample". Empty means all of them; then it is the key broker alone
-	// that tells a real TEE from a sample.
+	// TEEs are the kinds of guests that may use the document: "snp", "tdx", "sample", ForgedSNP. Empty means all of them; guests without a TEE
+	// then have no evidence, for they send that of a sample or of a forger only where they are listed.
 	TEEs []string `toml:"tees"`
 }
 
+// ForgedSNP is the kind of guests without a TEE whose host plays an SNP processor, for tests and demonstrations: it proves nothing.
+const ForgedSNP = "forged-snp"
+
 // knownTEEs are those that a guest can be.
-var knownTEEs = []string{string(kbs.TEESNP), string(kbs.TEETDX), string(kbs.TEESample)}
+var knownTEEs = []string{string(kbs.TEESNP), string(kbs.TEETDX), string(kbs.TEESample), ForgedSNP}
 
 func (a AttestationConfig) validate() error {
 	for _, tee := range a.TEEs {

@@ -1,0 +1,41 @@
+package attest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+// A forger that answers nonsense, too much, something else or nothing is an error, not evidence.
+func TestForgerOfNoUse(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer []byte
+		want   error
+	}{
+		"hangs up":        {nil, io.EOF},
+		"ends early":      {[]byte{9, 0, 0, 0, 1}, io.ErrUnexpectedEOF},
+		"too much":        {[]byte{0, 0, 0, 0xff}, errdefs.ErrInvalidArgument},
+		"no report":       {make([]byte, 8), errdefs.ErrInvalidArgument},
+		"another's words": {append(append([]byte{0xa0, 4, 0, 0, 3}, make([]byte, 0x4a0-1)...), 0, 0, 0, 0), errdefs.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			go func() {
+				defer theirs.Close()
+				request := make([]byte, 64)
+				if _, err := io.ReadFull(theirs, request); err != nil || !bytes.HasPrefix(request, []byte("asked")) {
+					t.Errorf("the forger got %q, %v", request, err)
+				}
+				_, _ = theirs.Write(tc.answer) // the guest may have hung up
+			}()
+			if got, err := NewForged(ours).Evidence(t.Context(), []byte("asked")); !errors.Is(err, tc.want) {
+				t.Errorf("got %s, %v", got, err)
+			}
+		})
+	}
+}
