@@ -89,14 +89,14 @@ func told(code, good int8, meaning string) string {
 }
 
 // print shows the reasons.
-func (r *release) print(out io.Writer, registry string) {
+func (r *release) print(out io.Writer) {
 	if r == nil {
 		return
 	}
 	for _, part := range []struct {
 		title  string
 		claims []claim
-	}{{"why the broker released the key of the image at " + registry, r.Because}, {"what the guest checked before it asked for the key", r.GuestChecked}} {
+	}{{"why the broker released the key", r.Because}, {"what the guest checked before it asked for the key", r.GuestChecked}} {
 		fmt.Fprintf(out, "\n%s:\n", part.title)
 		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		for _, c := range part.claims {

@@ -50,13 +50,12 @@ type denials struct {
 
 // showRefusals has the host go astray in every way that a user should have seen, once the same pod has run as its owner wants it.
 func (d *demo) showRefusals(ctx context.Context, out string) error {
-	const key = "kbs:///demo/image-key/deny"
 	registry := d.node.HTTP
 	n := &denials{demo: d, reference: registry.Host + "/" + repository + ":deny"}
 	unsigned := registry.Host + "/" + repository + ":unsigned"
 	program.Say("owner: encrypting two images, and signing one of them")
-	for _, reference := range []string{n.reference, unsigned} { // each time with another key for the layers, so that the digests differ
-		if err := d.owner.encrypt(ctx, registry, d.layout.Dir, reference, key); err != nil {
+	for key, reference := range map[string]string{"deny": n.reference, "unsigned": unsigned} {
+		if err := d.owner.encrypt(ctx, registry, d.layout.Dir, reference, "kbs:///demo/image-key/"+key); err != nil {
 			return err
 		}
 	}
@@ -91,8 +90,11 @@ func (n *denials) add(name, tried, by string, err error, want ...string) {
 	r := refusal{Case: name, Tried: tried, DecidedBy: by, Refused: err != nil}
 	if err != nil {
 		r.Message = err.Error()
-		if s, ok := status.FromError(err); ok {
-			r.Message = s.Message()
+		if answer, ok := errors.AsType[interface {
+			error
+			GRPCStatus() *status.Status
+		}](err); ok {
+			r.Message = answer.GRPCStatus().Message()
 		}
 	}
 	for _, words := range want {
@@ -177,7 +179,7 @@ func (n *denials) one(ctx context.Context, handler string, wanted pod, name, tri
 
 func (n *denials) changedGuest(ctx context.Context) error {
 	return n.one(ctx, changedHandler, n.wanted("deny-changed", n.reference, initdata.ForgedSNP), "changed guest",
-		"launch a guest image in which one byte of the initrd is another", byBroker, "key broker", "policy denied", `cpu0 was appraised as "warning"`)
+		"launch a guest image in which one byte of the initrd is another", byBroker, "key broker", "policy denied", "cpu0 was appraised as", "warning")
 }
 
 func (n *denials) unsignedImage(ctx context.Context, reference string) error {
@@ -191,11 +193,34 @@ func (n *denials) withoutTEE(ctx context.Context, name, tried string, tees []str
 
 func (n *denials) print(out io.Writer) {
 	for _, r := range n.list {
-		verdict := "REFUSED"
+		verdict := "refused"
 		if !r.Refused {
 			verdict = "NOT REFUSED AS IT SHOULD BE"
 		}
-		fmt.Fprintf(out, "\n%s: %s\n  the host tried to  %s\n  decided            %s\n  the user reads     %s\n", strings.ToUpper(r.Case), verdict, r.Tried, r.DecidedBy, r.Message)
+		fmt.Fprintf(out, "\n%s: %s\n", r.Case, verdict)
+		for _, line := range [][2]string{{"tried", r.Tried}, {"decided", r.DecidedBy}, {"the user reads", r.Message}} {
+			fmt.Fprintf(out, "  %-14s  %s\n", line[0], fold(line[1], 100, strings.Repeat(" ", 18)))
+		}
 	}
-	fmt.Fprintln(out, "\nthe texts are CRI's errors, which kubelet writes into the pod's events (kubectl describe pod)")
+	fmt.Fprintln(out, "\nThe texts are CRI's errors, which kubelet writes into the pod's events (kubectl describe pod).")
+}
+
+// fold breaks text at blanks into lines of about width characters, the further ones indented.
+func fold(text string, width int, indent string) string {
+	var out strings.Builder
+	used := 0
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i == 0:
+		case used+len(word) >= width:
+			out.WriteString("\n" + indent)
+			used = 0
+		default:
+			out.WriteByte(' ')
+			used++
+		}
+		out.WriteString(word)
+		used += len(word)
+	}
+	return out.String()
 }

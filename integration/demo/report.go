@@ -54,6 +54,7 @@ var notes = []string{
 	"fetch to publish overlap: layers stream through them, and each figure is the time in that step alone, summed over the layers",
 	"the accelerator tcg emulates the processor: compare structure, not seconds, with hardware",
 	"the SNP processor is forged: this demo measures what QEMU is given and signs that with a key of its own; a broker that is not told to (insecure_snp_test_roots_file) refuses it",
+	"the guest's layers include the signature's payload, which is a layer in the registry",
 	"the search covers every file of containerd, snapshotter, shim, logs and what QEMU was given, not the VM's memory, which only a TEE protects",
 }
 
@@ -121,9 +122,7 @@ func (r *report) print(out io.Writer) {
 	row("marker on host", func(run run) string { return fmt.Sprintf("%d files", run.PlaintextOnHost) })
 	row("output", func(run run) string { return abbreviate(strings.TrimSpace(run.ContainerOutput)) })
 	_ = table.Flush()
-	for _, run := range r.Runs {
-		run.KeyReleasedTo.print(out, run.Registry)
-	}
+	r.Runs[0].KeyReleasedTo.print(out)
 	fmt.Fprintf(out, "\nthe same search after runc ran the unencrypted image: %d files\n", r.SearchControl)
 	fmt.Fprintf(out, "machine: %d CPUs (%s), %s, accelerator %s; shim %d MiB resident, guest image %d MiB\n",
 		r.Machine.CPUs, r.Machine.CPU, r.Machine.QEMU, r.Machine.Accelerator, r.Machine.ShimRSSMiB, r.Machine.GuestMiB)
