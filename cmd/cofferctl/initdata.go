@@ -121,10 +121,15 @@ func printPolicy(out io.Writer, doc *initdata.Document) error {
 	}
 	fmt.Fprintf(out, "policy:    %s\n", which)
 	coffer, err := doc.Coffer()
-	if err == nil && len(coffer.Attestation.TEEs) > 0 {
-		fmt.Fprintf(out, "guests:    %s only\n", strings.Join(coffer.Attestation.TEEs, ", "))
+	if err != nil {
+		return err
 	}
-	return err
+	if tees := coffer.Attestation.TEEs; len(tees) > 0 {
+		fmt.Fprintf(out, "guests:    %s only\n", strings.Join(tees, ", "))
+	} else {
+		fmt.Fprintln(out, "guests:    any; without a TEE they get no keys")
+	}
+	return nil
 }
 
 func printCDH(out io.Writer, text string) error {
