@@ -36,30 +36,30 @@ var boards = map[string]struct {
 }
 
 // claimed takes devices the way that a pod takes them: from a CDI specification to the VM's configuration.
-func claimed(t testing.TB, name string) []vm.PCIDevice {
-	t.Helper()
+func claimed(tb testing.TB, name string) []vm.PCIDevice {
+	tb.Helper()
 	b := boards[name]
-	tree := vfiotest.New(t, b.chars, b.board...)
-	names := tree.WriteSpec(t, "nvidia.com/pgpu", tree.Addresses(b.match)...)
-	devices, err := tree.Host.Find(t.Context(), vfio.Request{
+	tree := vfiotest.New(tb, b.chars, b.board...)
+	names := tree.WriteSpec(tb, "nvidia.com/pgpu", tree.Addresses(b.match)...)
+	devices, err := tree.Host.Find(tb.Context(), vfio.Request{
 		Annotations: map[string]string{"cdi.k8s.io/pod": strings.Join(names, ",")}, SpecDirs: []string{tree.SpecDir},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	manager := &vfio.Manager{Host: tree.Host, Dir: filepath.Join(t.TempDir(), "devices"), Bind: true, MaxDevices: 32, Confidential: true}
-	claim, err := manager.Reserve(t.Context(), vfio.Owner{Dir: "/run/coffer/pod", Pod: "pod"}, devices)
+	manager := &vfio.Manager{Host: tree.Host, Dir: filepath.Join(tb.TempDir(), "devices"), Bind: true, MaxDevices: 32, Confidential: true}
+	claim, err := manager.Reserve(tb.Context(), vfio.Owner{Dir: "/run/coffer/pod", Pod: "pod"}, devices)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := claim.Remove(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
+	tb.Cleanup(func() {
+		if err := claim.Remove(context.WithoutCancel(tb.Context())); err != nil {
+			tb.Error(err)
 		}
 	})
-	added, err := claim.Add(t.Context())
+	added, err := claim.Add(tb.Context())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return added
 }

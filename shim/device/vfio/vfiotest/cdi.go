@@ -10,8 +10,8 @@ import (
 
 // WriteSpec writes the CDI specification of a class of devices, as NVIDIA's plugin for sandboxes does: a device is named by the last
 // part of its node, and without iommufd it has the node of the container, too. It returns the devices' full names.
-func (tree *Tree) WriteSpec(t testing.TB, kind string, addresses ...string) (names []string) {
-	t.Helper()
+func (tree *Tree) WriteSpec(tb testing.TB, kind string, addresses ...string) (names []string) {
+	tb.Helper()
 	type node struct {
 		Path        string `json:"path"`
 		Permissions string `json:"permissions"`
@@ -37,9 +37,9 @@ func (tree *Tree) WriteSpec(t testing.TB, kind string, addresses ...string) (nam
 		names = append(names, kind+"="+d.Name)
 	}
 	raw, err := json.Marshal(spec)
-	must(t, err)
+	must(tb, err)
 	vendor, class := path.Split(kind)
-	must(t, os.WriteFile(filepath.Join(tree.SpecDir, path.Clean(vendor)+"-"+class+".json"), raw, 0o600))
+	must(tb, os.WriteFile(filepath.Join(tree.SpecDir, path.Clean(vendor)+"-"+class+".json"), raw, 0o600))
 	return names
 }
 

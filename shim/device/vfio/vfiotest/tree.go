@@ -56,27 +56,27 @@ type Tree struct {
 }
 
 // New makes the machine in a folder of the test's. With chars its kernel has iommufd.
-func New(t testing.TB, chars bool, functions ...Function) *Tree {
-	t.Helper()
-	root := t.TempDir()
+func New(tb testing.TB, chars bool, functions ...Function) *Tree {
+	tb.Helper()
+	root := tb.TempDir()
 	tree := &Tree{root: root, SpecDir: filepath.Join(root, "cdi"), Chars: chars, functions: functions, resets: map[string]int{}}
 	tree.Host = vfio.Host{Sysfs: filepath.Join(root, "sys"), Dev: filepath.Join(root, "dev"), Write: tree.write}
 	for _, dir := range []string{"dev", "cdi", "sys/class/vfio-dev", "sys/kernel/iommu_groups", "sys/bus/pci/devices", "sys/bus/pci/drivers/vfio-pci"} {
-		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+		must(tb, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
 	if chars {
-		must(t, os.WriteFile(filepath.Join(root, "dev/iommu"), nil, 0o600))
+		must(tb, os.WriteFile(filepath.Join(root, "dev/iommu"), nil, 0o600))
 	}
 	for _, f := range functions {
-		tree.add(t, f)
+		tree.add(tb, f)
 	}
 	return tree
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -88,9 +88,9 @@ func (tree *Tree) device(address string, parts ...string) string {
 	return tree.sys(append([]string{"bus/pci/devices", address}, parts...)...)
 }
 
-func (tree *Tree) add(t testing.TB, f Function) {
-	t.Helper()
-	must(t, os.Mkdir(tree.device(f.Address), 0o755))
+func (tree *Tree) add(tb testing.TB, f Function) {
+	tb.Helper()
+	must(tb, os.Mkdir(tree.device(f.Address), 0o755))
 	var resources strings.Builder
 	next := uint64(1) << 40
 	for _, r := range f.Resources {
@@ -106,20 +106,20 @@ func (tree *Tree) add(t testing.TB, f Function) {
 		"vendor": fmt.Sprintf("0x%04x\n", f.Vendor), "device": fmt.Sprintf("0x%04x\n", f.ID), "class": fmt.Sprintf("0x%06x\n", f.Class),
 		"numa_node": strconv.Itoa(f.NUMANode) + "\n", "resource": resources.String(), "driver_override": "(null)\n",
 	} {
-		must(t, os.WriteFile(tree.device(f.Address, name), []byte(text), 0o600))
+		must(tb, os.WriteFile(tree.device(f.Address, name), []byte(text), 0o600))
 	}
 	if f.VPD != "" {
-		must(t, os.WriteFile(tree.device(f.Address, "vpd"), []byte(f.VPD), 0o600))
+		must(tb, os.WriteFile(tree.device(f.Address, "vpd"), []byte(f.VPD), 0o600))
 	}
 	if !f.NoReset {
-		must(t, os.WriteFile(tree.device(f.Address, "reset"), nil, 0o200))
+		must(tb, os.WriteFile(tree.device(f.Address, "reset"), nil, 0o200))
 	}
 	group := tree.sys("kernel/iommu_groups", strconv.Itoa(f.Group), "devices")
-	must(t, os.MkdirAll(group, 0o755))
-	must(t, os.Symlink(tree.device(f.Address), filepath.Join(group, f.Address)))
-	must(t, os.Symlink(filepath.Dir(group), tree.device(f.Address, "iommu_group")))
+	must(tb, os.MkdirAll(group, 0o755))
+	must(tb, os.Symlink(tree.device(f.Address), filepath.Join(group, f.Address)))
+	must(tb, os.Symlink(filepath.Dir(group), tree.device(f.Address, "iommu_group")))
 	if f.Bound != "" {
-		must(t, tree.bind(f.Address, f.Bound))
+		must(tb, tree.bind(f.Address, f.Bound))
 	}
 }
 
@@ -262,9 +262,9 @@ func (tree *Tree) Node(address string) string {
 }
 
 // Vanish takes a device out of the machine.
-func (tree *Tree) Vanish(t testing.TB, address string) {
-	t.Helper()
+func (tree *Tree) Vanish(tb testing.TB, address string) {
+	tb.Helper()
 	f, _ := tree.find(address)
-	must(t, os.Remove(tree.sys("kernel/iommu_groups", strconv.Itoa(f.Group), "devices", address)))
-	must(t, os.RemoveAll(tree.device(address)))
+	must(tb, os.Remove(tree.sys("kernel/iommu_groups", strconv.Itoa(f.Group), "devices", address)))
+	must(tb, os.RemoveAll(tree.device(address)))
 }
