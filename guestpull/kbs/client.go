@@ -29,6 +29,9 @@ type Options struct {
 	Attester attest.Attester
 	// Refuse, when not nil, is why this guest has no evidence to send. Every call that would need some returns it, and nobody is asked.
 	Refuse error
+	// Devices give the evidence of the guest's devices, one entry for each kind. All of it goes along with each attestation, and without it
+	// there is none: what was not appraised must not pass for a part of a guest that was.
+	Devices []attest.DeviceAttester
 	// InitData is the measured document's text, sent along so that the broker's policy can look into it. Empty sends none.
 	InitData []byte
 	// HTTPClient replaces the client's own, for tests; CACertPEM must then be empty. Its redirect rule is overridden.
@@ -45,6 +48,7 @@ type Client struct {
 	name     string // base for messages
 	http     *http.Client
 	attester attest.Attester
+	devices  []attest.DeviceAttester
 	tee      proto.TEE
 	refuse   error
 	initData string
@@ -78,6 +82,13 @@ func New(o Options) (*Client, error) {
 	if err := tee.Validate(); err != nil {
 		return nil, fmt.Errorf("key broker client: %w", err)
 	}
+	kinds := map[string]bool{}
+	for _, d := range o.Devices {
+		if kinds[d.Device()] {
+			return nil, fmt.Errorf("key broker client has two attesters for devices %s: %w", d.Device(), errdefs.ErrInvalidArgument)
+		}
+		kinds[d.Device()] = true
+	}
 	httpClient, err := newHTTPClient(o, base)
 	if err != nil {
 		return nil, err
@@ -87,6 +98,7 @@ func New(o Options) (*Client, error) {
 		name:     base.Scheme + "://" + base.Host,
 		http:     httpClient,
 		attester: o.Attester,
+		devices:  o.Devices,
 		tee:      tee,
 		refuse:   o.Refuse,
 		initData: string(o.InitData),

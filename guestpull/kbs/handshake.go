@@ -109,7 +109,11 @@ func (c *Client) attestation(ctx context.Context, challenge *proto.Challenge, ke
 	if err != nil {
 		return nil, c.garbage("authentication", err.Error())
 	}
-	reportData, err := proto.ReportData(hash, challenge.Nonce, key.jwk, "")
+	additional, err := c.deviceEvidence(ctx, hash, challenge.Nonce, key)
+	if err != nil {
+		return nil, err
+	}
+	reportData, err := proto.ReportData(hash, challenge.Nonce, key.jwk, additional)
 	if err != nil {
 		return nil, fmt.Errorf("bind evidence to the session: %w", err)
 	}
@@ -119,7 +123,7 @@ func (c *Client) attestation(ctx context.Context, challenge *proto.Challenge, ke
 	}
 	document := proto.Attestation{
 		RuntimeData: proto.RuntimeData{Nonce: challenge.Nonce, TEEPublicKey: key.jwk},
-		Evidence:    proto.CompositeEvidence{Primary: evidence},
+		Evidence:    proto.CompositeEvidence{Primary: evidence, Additional: additional},
 	}
 	if c.initData != "" {
 		document.InitData = &proto.InitData{Format: proto.InitDataTOML, Body: c.initData}
@@ -129,7 +133,7 @@ func (c *Client) attestation(ctx context.Context, challenge *proto.Challenge, ke
 		return nil, fmt.Errorf("encode %s evidence: %w", c.tee, err)
 	}
 	if len(body) > proto.MaxAttestation {
-		return nil, fmt.Errorf("%s evidence and initdata have %d bytes, more than the %d that a key broker takes: %w", c.tee, len(body), proto.MaxAttestation, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("%s evidence, that of devices, and initdata have %d bytes, more than the %d that a key broker takes: %w", c.tee, len(body), proto.MaxAttestation, errdefs.ErrInvalidArgument)
 	}
 	return body, nil
 }
