@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -163,7 +164,32 @@ func (g *guest) open(w *httptest.ResponseRecorder) []byte {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	g.checkHeader(w.Body.Bytes())
 	return plain
+}
+
+// checkHeader does what guests of Confidential Containers do (kbs-types, ProtectedHeader): they read the protected header and write it
+// anew, sorted, and what they have written is what they authenticate. It must be what the broker wrote.
+func (g *guest) checkHeader(sealed []byte) {
+	g.t.Helper()
+	var members map[string]string
+	if err := json.Unmarshal(sealed, &members); err != nil {
+		g.t.Fatal(err)
+	}
+	if len(members) != 5 || members["encrypted_key"] == "" || members["iv"] == "" || members["ciphertext"] == "" || members["tag"] == "" {
+		g.t.Errorf("sealed resource has other members than a flattened JWE: %s", sealed)
+	}
+	written, err := base64.RawURLEncoding.DecodeString(members["protected"])
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var header any
+	if err := json.Unmarshal(written, &header); err != nil {
+		g.t.Fatal(err)
+	}
+	if again, err := json.Marshal(header); err != nil || !bytes.Equal(again, written) {
+		g.t.Errorf("protected header %s is not sorted, %v", written, err)
+	}
 }
 
 // refused checks the status and the kind of a problem.

@@ -6,11 +6,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"io"
 	mathrand "math/rand/v2"
 	"net/http"
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -272,12 +274,19 @@ func leave(t *testing.T, b *broker.Broker, round int) {
 	t.Helper()
 	g := guestOf(t, b)
 	g.auth()
-	if round%2 == 0 {
-		return
+	body := g.attestation(nil)
+	switch round % 3 {
+	case 0: // before it attests
+	case 1:
+		half := io.MultiReader(bytes.NewReader(body[:len(body)/2]), iotest.ErrReader(io.ErrUnexpectedEOF))
+		if w := g.send(http.MethodPost, kbs.PathAttest, nil, func(r *http.Request) { r.Body = io.NopCloser(half) }); w.Code != http.StatusBadRequest {
+			t.Errorf("half of an attestation: status %d %s", w.Code, w.Body)
+		}
+	default:
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		g.send(http.MethodPost, kbs.PathAttest, body, func(r *http.Request) { *r = *r.WithContext(ctx) })
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	g.send(http.MethodPost, kbs.PathAttest, g.attestation(nil), func(r *http.Request) { *r = *r.WithContext(ctx) })
 }
 
 // stay tries until it has its key, as guests do, now at the one broker, now at the other.

@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -71,17 +70,4 @@ func parseTEEKey(raw json.RawMessage) (*teeKey, error) {
 		return bad("is neither EC nor RSA")
 	}
 	return key, nil
-}
-
-// seal encrypts a resource for the guest, as flattened JWE. The error says nothing about the resource.
-func (k *teeKey) seal(plain []byte) ([]byte, error) {
-	encrypter, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: k.algorithm, Key: k.public}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("prepare guest key: %w", err)
-	}
-	sealed, err := encrypter.Encrypt(plain)
-	if err != nil {
-		return nil, errors.New("encrypt for guest key")
-	}
-	return []byte(sealed.FullSerialize()), nil
 }
