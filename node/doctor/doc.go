@@ -13,6 +13,7 @@ import (
 	snapshotter "github.com/coffer-project/coffer/snapshotter/config"
 
 	shim "github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/tee"
 )
 
 // Status is how serious a finding is.
@@ -65,6 +66,8 @@ type Probes struct {
 	Broker func(ctx context.Context, url, roots string) error
 	// Synchronised tells whether something keeps the clock right.
 	Synchronised func() (bool, error)
+	// SEV is what the processor says about memory encryption.
+	SEV func() tee.SEV
 	// Orphans counts the pods in a state directory whose shims were killed.
 	Orphans func(ctx context.Context, stateDir string) (int, error)
 }

@@ -2,14 +2,18 @@ package doctor
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/coffer-project/coffer/proto/initdata"
+	"github.com/coffer-project/coffer/proto/ovmf/ovmftest"
 	shim "github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/tee"
 )
 
 func TestHealthyNode(t *testing.T) {
@@ -190,7 +194,7 @@ func TestNodeDefault(t *testing.T) {
 	}
 }
 
-// TestTEE: a machine that could do more is told so, and that it does not help yet.
+// TestTEE: a machine that could do more than its configuration asks for is told so.
 func TestTEE(t *testing.T) {
 	n := healthy()
 	n.host.put("/sys/module/kvm_amd/parameters/sev_snp", "Y\n")
@@ -198,9 +202,73 @@ func TestTEE(t *testing.T) {
 	n.host.put("/sys/kernel/iommu_groups/0", "")
 	n.host.put("/dev/iommu", "")
 	text := asJSON(t, n.examine(t))
-	for _, want := range []string{"SEV-SNP is on", "1 IOMMU group, devices can be handed over by iommufd"} {
+	for _, want := range []string{"SEV-SNP is on, and this configuration does not use it", "1 IOMMU group, devices can be handed over by iommufd"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// confidential makes a node that starts confidential guests.
+func confidential(preset string) *node {
+	n := healthy()
+	n.shimText = "preset = \"" + preset + "\"\n"
+	n.host.put("/sys/module/kvm_amd/parameters/sev_snp", "Y\n")
+	n.host.put("/sys/module/kvm_intel/parameters/tdx", "Y\n")
+	n.host.put("/dev/sev", "")
+	n.host.put("/var/run/tdx-qgs/qgs.socket", "")
+	n.host.put("/opt/kata/share/ovmf/AMDSEV.fd", string(ovmftest.AmdSev()))
+	n.host.put("/usr/share/ovmf/OVMF.fd", string(ovmftest.TDX(nil)))
+	n.host.put("/usr/share/coffer/guest/vmlinuz", "kernel")
+	n.host.put("/usr/share/coffer/guest/manifest.json", fmt.Sprintf(`{"files":[{"name":"vmlinuz","sha256":"%x"},{"name":"initrd.cpio","sha256":"%x"}]}`,
+		sha256.Sum256([]byte("kernel")), sha256.Sum256([]byte("initrd"))))
+	n.host.put("/sys/fs/cgroup/misc.capacity", "sev 10\nsev_es 99\ntdx 31\n")
+	return n
+}
+
+func TestConfidentialNode(t *testing.T) {
+	for name, want := range map[string]string{"snp": "up to 99 guests at a time", "gpu-tdx": "up to 31 guests at a time"} {
+		findings := confidential(name).examine(t)
+		if text := asJSON(t, findings); Worst(findings) != OK || !strings.Contains(text, want) {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	for name, tc := range map[string]struct {
+		preset  string
+		breakIt func(*node)
+		check   string
+		fact    string
+	}{
+		"snp off":         {"snp", file("/sys/module/kvm_amd/parameters/sev_snp", "N\n"), "confidential computing", "SEV-SNP is off"},
+		"other processor": {"snp", func(n *node) { n.Probes.SEV = func() tee.SEV { return tee.SEV{} } }, "confidential computing", "no SEV-SNP"},
+		"tdx off":         {"tdx", without("/sys/module/kvm_intel/parameters/tdx"), "confidential computing", "TDX is off"},
+		"no quotes":       {"tdx", without("/var/run/tdx-qgs/qgs.socket"), "confidential computing", "tdx.quote_service"},
+		"no room":         {"snp", file("/opt/kata/share/ovmf/AMDSEV.fd", string(ovmftest.X64())), "confidential computing", "no SEV hash table"},
+		"qemu 10.0":       {"tdx", program("/usr/bin/qemu-system-x86_64 -object help", "sev-snp-guest\niommufd\n"), "qemu devices", "no tdx-guest"},
+		"no vsock":        {"snp", without("/dev/vhost-vsock"), "vsock", "by vsock only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := confidential(tc.preset)
+			tc.breakIt(n)
+			for _, f := range n.examine(t) {
+				if f.Check == tc.check && f.Status == Fail && strings.Contains(f.Fact, tc.fact) && f.Cure != "" {
+					return
+				}
+			}
+			t.Errorf("not found: %s", asJSON(t, n.examine(t)))
+		})
+	}
+}
+
+func TestHugePages(t *testing.T) {
+	for free, want := range map[string]Status{"1024\n": OK, "1023\n": Fail} {
+		n := healthy()
+		n.shimText = "[hypervisor]\nhuge_pages = \"2M\"\n"
+		n.host.put("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", free)
+		for _, f := range n.examine(t) {
+			if f.Check == "memory" && f.Status != want {
+				t.Errorf("%s free: %+v", free, f)
+			}
 		}
 	}
 }

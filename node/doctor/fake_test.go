@@ -14,6 +14,7 @@ import (
 	"testing/fstest"
 
 	shim "github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/tee"
 )
 
 // fakeHost is a node of files and programs that a test writes down. Devices are files that can be opened.
@@ -125,6 +126,7 @@ func healthy() *node {
 		Network:      func(context.Context) error { return nil },
 		Broker:       func(context.Context, string, string) error { return nil },
 		Synchronised: func() (bool, error) { return true, nil },
+		SEV:          func() tee.SEV { return tee.SEV{SNP: true, CBitPos: 51} },
 		Orphans:      func(context.Context, string) (int, error) { return 0, nil },
 	}}}
 }

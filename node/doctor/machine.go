@@ -28,11 +28,33 @@ func checkMemory(_ context.Context, x *Examination) []Finding {
 	}
 	free, pod := info["MemAvailable"]>>10, uint64(x.shim.Hypervisor.DefaultMemoryMiB+overheadMiB)
 	fact := fmt.Sprintf("%d MiB are available, a pod of the default size takes up to %d MiB", free, pod)
-	if pages := info["HugePages_Total"]; pages > 0 {
-		fact += fmt.Sprintf("; %d huge pages of %d KiB are set aside, which guests do not use", pages, info["Hugepagesize"])
+	if pages := info["HugePages_Total"]; pages > 0 && x.shim.Hypervisor.HugePages == shim.HugeNone {
+		fact += fmt.Sprintf("; %d huge pages of %d KiB are set aside, which guests do not use (hypervisor.huge_pages)", pages, info["Hugepagesize"])
+	}
+	if page := uint64(x.shim.Hypervisor.HugePages.MiB()); page > 0 {
+		return checkHugePages(x, page)
 	}
 	if free < pod {
 		return warn(fact, "free memory, or lower hypervisor.default_memory_mib: a guest that the node cannot back is killed")
+	}
+	return ok(fact)
+}
+
+// checkHugePages tells how many pods of the default size fit into the pages that are set aside; page is their size in MiB.
+func checkHugePages(x *Examination, page uint64) []Finding {
+	path := fmt.Sprintf("/sys/kernel/mm/hugepages/hugepages-%dkB/free_hugepages", page<<10)
+	raw, err := x.Host.ReadFile(path)
+	if err != nil {
+		return fail(oneLine(err), "this machine has no huge pages of that size: correct hypervisor.huge_pages")
+	}
+	free, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
+	if err != nil {
+		return warn(path+": "+oneLine(err), "mount /sys")
+	}
+	need := (uint64(x.shim.Hypervisor.DefaultMemoryMiB) + page - 1) / page
+	fact := fmt.Sprintf("%d huge pages of %d MiB are free, a pod of the default size takes %d", free, page, need)
+	if free < need {
+		return fail(fact, "set more pages aside (hugepages= on the kernel's command line, or nr_hugepages beside "+path+")")
 	}
 	return ok(fact)
 }
@@ -47,6 +69,8 @@ func checkVsock(_ context.Context, x *Examination) []Finding {
 	switch {
 	case err == nil:
 		return ok("/dev/vhost-vsock can be opened")
+	case x.shim.Hypervisor.Firmware != "":
+		return fail(oneLine(err)+": guests that start with firmware are reached by vsock only", cure)
 	case transport == shim.TransportVsock:
 		return fail(oneLine(err), cure+"; or set hypervisor.transport = \"auto\"")
 	}
@@ -74,25 +98,6 @@ func checkIOMMU(_ context.Context, x *Examination) []Finding {
 		how = "by iommufd"
 	}
 	return notApplicable(plural(len(groups), "IOMMU group") + ", devices can be handed over " + how)
-}
-
-// checkTEE tells whether the host can be kept out of a guest's memory.
-func checkTEE(_ context.Context, x *Examination) []Finding {
-	yes := func(path string) bool {
-		raw, err := x.Host.ReadFile(path)
-		value := strings.TrimSpace(string(raw))
-		return err == nil && (value == "Y" || value == "1")
-	}
-	// Guests are not started confidentially yet, whatever the machine could do.
-	const fact, cure = "is on, and this version of Coffer does not use it yet: guests' memory can be read by this host",
-		"release keys to this node's guests for development only"
-	switch {
-	case yes("/sys/module/kvm_amd/parameters/sev_snp") && x.Host.Open("/dev/sev") == nil:
-		return warn("SEV-SNP "+fact, cure)
-	case yes("/sys/module/kvm_intel/parameters/tdx"):
-		return warn("TDX "+fact, cure)
-	}
-	return warn("neither SEV-SNP nor TDX: guests' memory can be read by this host", cure)
 }
 
 func checkCgroups(_ context.Context, x *Examination) []Finding {

@@ -21,6 +21,7 @@ import (
 	"github.com/coffer-project/coffer/shim/netns"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/plugin/driver"
+	"github.com/coffer-project/coffer/shim/tee"
 	"github.com/coffer-project/coffer/snapshotter/images"
 )
 
@@ -28,7 +29,7 @@ import (
 func RealProbes() Probes {
 	return Probes{
 		Boot: boot, Snapshotter: askSnapshotter, Network: joinNetwork, Broker: askBroker,
-		Synchronised: synchronised, Orphans: countOrphans,
+		Synchronised: synchronised, SEV: tee.Machine{}.SEV, Orphans: countOrphans,
 	}
 }
 

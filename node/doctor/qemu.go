@@ -10,11 +10,13 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	shim "github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/vm/qemu"
 )
 
 const (
@@ -71,21 +73,34 @@ func checkDevices(ctx context.Context, x *Examination) []Finding {
 	if missing != nil {
 		return fail("QEMU lacks "+strings.Join(missing, ", "), "install all of QEMU's modules; "+installQEMU)
 	}
-	words := strings.Fields(objects)
+	return append(ok("QEMU has "+strings.Join(needed, ", ")), x.checkObjects(strings.Fields(objects))...)
+}
+
+// checkObjects looks for what confidential guests and devices are made of.
+func (x *Examination) checkObjects(objects []string) []Finding {
 	var has, lacks []string
-	for _, object := range []string{"sev-snp-guest", "tdx-guest", "iommufd"} {
-		list := &lacks
-		for _, word := range words {
-			if word == object {
-				list = &has
-			}
+	var faults []Finding
+	for _, object := range []struct {
+		name, since string
+		needed      bool
+	}{
+		{qemu.NeedSNP.Type, qemu.NeedSNP.Since, x.shim.TEE == shim.TEESNP},
+		{qemu.NeedTDX.Type, qemu.NeedTDX.Since, x.shim.TEE == shim.TEETDX},
+		{"iommufd", "9.0", false},
+	} {
+		switch {
+		case slices.Contains(objects, object.name):
+			has = append(has, object.name)
+		case object.needed:
+			faults = append(faults, fail("QEMU has no "+object.name, "install QEMU "+object.since+" or newer, or correct hypervisor.path")...)
+		default:
+			lacks = append(lacks, object.name+" (since QEMU "+object.since+")")
 		}
-		*list = append(*list, object)
 	}
-	return []Finding{
-		{Status: OK, Fact: "QEMU has " + strings.Join(needed, ", ")},
-		{Status: NotApplicable, Fact: fmt.Sprintf("for confidential VMs and devices QEMU has: %s; lacks: %s", list(has), list(lacks))},
+	if faults != nil {
+		return faults
 	}
+	return notApplicable(fmt.Sprintf("for confidential VMs and devices QEMU has: %s; lacks: %s", list(has), list(lacks)))
 }
 
 func list(words []string) string {

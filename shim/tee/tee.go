@@ -66,19 +66,29 @@ func field(digest []byte, size int) []byte {
 
 // Check tells whether the machine can launch guests of a configuration; one without a TEE it always can. Errors are as for Launch.
 func Check(host Host, c *config.Config) error {
-	switch c.TEE {
-	case config.TEESNP:
-		if err := checkSNP(host); err != nil {
-			return err
-		}
-	case config.TEETDX:
-		if err := checkTDX(host, &c.TDX); err != nil {
-			return err
-		}
-	default:
+	if c.TEE == config.TEENone {
 		return nil
 	}
-	return CheckFirmware(host, c)
+	if err := CheckMachine(host, c.TEE); err != nil {
+		return err
+	}
+	if c.TEE == config.TEETDX {
+		if err := checkQuotes(host, &c.TDX); err != nil {
+			return err
+		}
+	}
+	return checkFirmware(host, c)
+}
+
+// CheckMachine tells whether the machine has a TEE, and has it turned on. Errors are as for Launch.
+func CheckMachine(host Host, tee config.TEE) error {
+	switch tee {
+	case config.TEESNP:
+		return checkSNP(host)
+	case config.TEETDX:
+		return checkTDX(host)
+	}
+	return nil
 }
 
 func checkSNP(host Host) error {
@@ -94,10 +104,15 @@ func checkSNP(host Host) error {
 	return nil
 }
 
-func checkTDX(host Host, c *config.TDX) error {
+func checkTDX(host Host) error {
 	if !switched(host, tdxSwitch) {
 		return refuse("TDX is off (%s): turn on TDX and TME-MT in the machine's firmware, and boot Linux 6.16 or later with kvm_intel.tdx=1", tdxSwitch)
 	}
+	return nil
+}
+
+// checkQuotes looks for the host's service, without which a guest cannot attest itself.
+func checkQuotes(host Host, c *config.TDX) error {
 	if path := c.QuoteService.Unix(); path != "" {
 		if err := host.Stat(path); err != nil {
 			return refuse("quote generation service (tdx.quote_service): %w: start it (Intel's qgsd), or guests cannot attest themselves", err)
@@ -113,8 +128,8 @@ func switched(host Host, path string) bool {
 	return err == nil && (value == "Y" || value == "1")
 }
 
-// CheckFirmware tells whether the configuration's firmware can start its confidential guests. Errors are as for Launch.
-func CheckFirmware(host Host, c *config.Config) error {
+// checkFirmware tells whether the configuration's firmware can start its confidential guests.
+func checkFirmware(host Host, c *config.Config) error {
 	path := c.Hypervisor.Firmware
 	raw, err := host.ReadFile(path)
 	if err != nil {
