@@ -2,13 +2,40 @@ package attest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/coffer-project/coffer/proto/kbs"
 )
+
+// FuzzForger answers whatever a host may: what comes of it is SNP evidence over the data that was asked for, or an error.
+func FuzzForger(f *testing.F) {
+	report := append(append([]byte{3}, make([]byte, 0x50-1)...), append([]byte("asked"), make([]byte, 0x4a0-0x50-5)...)...)
+	f.Add(append(append([]byte{0xa0, 4, 0, 0}, report...), 0, 0, 0, 0))
+	f.Add(append(append([]byte{0xa0, 4, 0, 0}, report...), append([]byte{24, 0, 0, 0}, make([]byte, 24)...)...))
+	f.Add([]byte{0, 0, 0, 0xff})
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		guest := NewForged(&wire{Reader: bytes.NewReader(answer)})
+		raw, err := guest.Evidence(t.Context(), []byte("asked"))
+		if err != nil {
+			return
+		}
+		var evidence kbs.SNPEvidence
+		if err := json.Unmarshal(raw, &evidence); err != nil || !bytes.HasPrefix(evidence.Report.ReportData, []byte("asked")) {
+			t.Errorf("%s: %v", raw, err)
+		}
+	})
+}
+
+// wire swallows what is written to it.
+type wire struct{ io.Reader }
+
+func (*wire) Write(p []byte) (int, error) { return len(p), nil }
 
 // A forger that answers nonsense, too much, something else or nothing is an error, not evidence.
 func TestForgerOfNoUse(t *testing.T) {

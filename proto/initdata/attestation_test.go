@@ -21,6 +21,9 @@ func TestCheckTEE(t *testing.T) {
 		"sample not allowed":  {"[attestation]\ntees = [\"snp\", \"tdx\"]\n", "sample", errdefs.ErrFailedPrecondition},
 		"other one":           {"[attestation]\ntees = [\"snp\"]\n", "tdx", errdefs.ErrFailedPrecondition},
 		"real one unexpected": {"[attestation]\ntees = [\"sample\"]\n", "snp", errdefs.ErrFailedPrecondition},
+		"forged":              {"[attestation]\ntees = [\"forged-snp\"]\n", ForgedSNP, nil},
+		"forged not allowed":  {"[attestation]\ntees = [\"snp\", \"sample\"]\n", ForgedSNP, errdefs.ErrFailedPrecondition},
+		"real one, forged":    {"[attestation]\ntees = [\"forged-snp\"]\n", "snp", errdefs.ErrFailedPrecondition},
 		"unknown kind":        {"[attestation]\ntees = [\"snp\", \"sgx\"]\n", "snp", errdefs.ErrInvalidArgument},
 	} {
 		d := &Document{Data: map[string]string{KeyCoffer: tc.coffer}}
