@@ -24,7 +24,7 @@ type Attester interface {
 type Platform interface {
 	Attester
 	// InitDataField returns the field that the host filled when it launched the TEE, and that the TEE attests ever since: HOST_DATA of SNP,
-	// MRCONFIGID of TDX. The host cannot forge what is returned. A platform without such a field returns nil.
+	// MRCONFIGID of TDX. The host cannot forge what is returned, but for NewForged, whose host forges all. A platform without such a field returns nil.
 	InitDataField(ctx context.Context) ([]byte, error)
 	// Kind returns the name that measured documents have for such guests (attestation.tees in coffer.toml).
 	Kind() string

@@ -179,7 +179,7 @@ func (n *denials) one(ctx context.Context, handler string, wanted pod, name, tri
 
 func (n *denials) changedGuest(ctx context.Context) error {
 	return n.one(ctx, changedHandler, n.wanted("deny-changed", n.reference, initdata.ForgedSNP), "changed guest",
-		"launch a guest image in which one byte of the initrd is another", byBroker, "key broker", "policy denied", "cpu0 was appraised as", "warning")
+		"launch a guest image in which one byte of the initrd is another", byBroker, "key broker", "policy denied", "cpu0 was appraised as", "warning", "executables of cpu0 is 33")
 }
 
 func (n *denials) unsignedImage(ctx context.Context, reference string) error {

@@ -169,6 +169,12 @@ doubts contains sprintf("%%s was appraised as %%q, not as affirming", [part, app
 	appraisal["ear.status"] != "affirming"
 }
 
+doubts contains sprintf("%%s of %%s is %%d in the trust vector", [claim, part, code]) if {
+	some part, appraisal in input.submods
+	some claim, code in appraisal["ear.trustworthiness-vector"]
+	code >= 32
+}
+
 doubts contains "the guest was launched with initdata that its owner has not released keys to" if {
 	not input.submods.cpu0["ear.veraison.annotated-evidence"].init_data in documents
 }
