@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	ocipb "github.com/coffer-project/coffer/proto/oci"
@@ -123,5 +124,53 @@ func TestHandSoftDevices(t *testing.T) {
 				t.Errorf("dropped %v, want %v", d, tc.drops)
 			}
 		})
+	}
+}
+
+func TestCharDevices(t *testing.T) {
+	devices := []specs.LinuxDevice{{Path: "/dev/vfio/12", Type: "c"}, {Path: "/dev/xvda", Type: "b"}}
+	linux := &specs.Linux{Devices: devices, Resources: &specs.LinuxResources{}}
+	b := &Bundle{spec: &specs.Spec{Linux: linux}}
+	if got := b.CharDevices(); !reflect.DeepEqual(got, []string{"/dev/vfio/12"}) {
+		t.Errorf("got %q", got)
+	}
+	linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	if got := b.CharDevices(); got != nil {
+		t.Errorf("a privileged container gets %q", got)
+	}
+}
+
+func TestPCIDevices(t *testing.T) {
+	devices := []PCIDevice{
+		{Node: "/dev/vfio/devices/vfio12", Kind: "nvidia.com/gpu", Index: 3, Functions: []PCIFunction{{"0000:41:00.0", "10.3/00"}}},
+		{Node: "/dev/vfio/7", Functions: []PCIFunction{{"0000:81:00.0", "10/00"}, {"0000:81:00.1", "10.1/00"}}},
+	}
+	for i, want := range []*agentpb.Device{
+		{Id: "vfio12", Type: "vfio-pci-gk", ContainerPath: "/dev/vfio/devices/vfio12", Options: []string{"0000:41:00.0=10.3/00"}},
+		{Id: "7", Type: "vfio-pci-gk", ContainerPath: "/dev/vfio/7", Options: []string{"0000:81:00.0=10/00", "0000:81:00.1=10.1/00"}},
+	} {
+		if got := devices[i].Request(); !proto.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	for name, test := range map[string]struct {
+		devices []PCIDevice
+		want    map[string]string
+	}{
+		"a pod that has none":       {nil, map[string]string{"a": "b", "cdi.k8s.io/host": "nvidia.com/pgpu=12"}},
+		"a container that has none": {[]PCIDevice{}, map[string]string{"a": "b"}},
+		"a gpu and a card":          {devices, map[string]string{"a": "b", "cdi.k8s.io/vfio12": "nvidia.com/gpu=3"}},
+	} {
+		got := map[string]string{"a": "b", "cdi.k8s.io/host": "nvidia.com/pgpu=12"}
+		annotate(got, test.devices, new(dropped))
+		if !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%s: got %v, want %v", name, got, test.want)
+		}
+	}
+	in := &specs.Linux{Devices: []specs.LinuxDevice{{Path: "/dev/vfio/7", Type: "c"}, {Path: "/dev/ttyS0", Type: "c"}}}
+	out, d := &ocipb.Linux{Resources: &ocipb.LinuxResources{}}, new(dropped)
+	handDevices(out, in, []*agentpb.Device{devices[1].Request()}, d)
+	if len(out.GetDevices()) != 0 || len(out.GetResources().GetDevices()) != 0 {
+		t.Errorf("the host's nodes are handed on: %v", out)
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/coffer-project/coffer/proto/volume"
 	"github.com/coffer-project/coffer/shim/agent/agenttest"
 	"github.com/coffer-project/coffer/shim/config"
+	"github.com/coffer-project/coffer/shim/device/vfio/vfiotest"
 	"github.com/coffer-project/coffer/shim/manager"
 	"github.com/coffer-project/coffer/shim/network"
 	"github.com/coffer-project/coffer/shim/sandbox"
@@ -59,7 +60,9 @@ type harness struct {
 	config    *config.Config
 	mounts    []specs.Mount // of containers
 	records   *fakeRecords
-	user      specs.User // who containers are to run as
+	user      specs.User          // who containers are to run as
+	machine   *vfiotest.Tree      // physical devices of the node
+	devices   []specs.LinuxDevice // of containers
 	tasks     taskapi.TTRPCTaskService
 	sandboxes sandboxapi.TTRPCSandboxService
 }
@@ -71,6 +74,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 	h := &harness{
 		t: t, root: root, netns: "/run/netns/pod", bundle: filepath.Join(root, "bundle"), guest: agenttest.New(t, options...), driver: &vmtest.Driver{},
 		network: &fakeNetwork{attached: map[string]int{}}, events: newEventLog(), records: newFakeRecords(), config: config.Default(),
+		machine: vfiotest.New(t, true),
 	}
 	h.config.StateDir = filepath.Join(root, "state")
 	h.config.Guest.BootTimeout.Duration = 5 * time.Second
@@ -89,6 +93,7 @@ func newHarness(t *testing.T, options ...agenttest.Option) *harness {
 		NewDriver:  func(*config.Config) (vm.Driver, error) { return h.driver, nil },
 		Network:    h.network,
 		Forward:    h.network.forward,
+		Devices:    h.machine.Host,
 		HostDNS:    func() (*cri.DNSConfig, error) { return &cri.DNSConfig{Servers: []string{"192.0.2.53"}}, nil },
 	}, h.events, h.records, h.end, record)
 	h.serve(life)
@@ -230,7 +235,9 @@ func (h *harness) writeBundle(id string, annotations map[string]string) string {
 		Process: &specs.Process{Args: []string{"/bin/app"}, Cwd: "/", User: h.user},
 		Root:    &specs.Root{Path: "rootfs"},
 		Mounts:  h.mounts,
-		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: h.netns}}},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: h.netns}}, Devices: h.devices,
+		},
 	}
 	raw, err := json.Marshal(spec)
 	must(h.t, err)
@@ -341,10 +348,13 @@ func (h *harness) checkNothingLeft() {
 	if n := h.network.forwarded(); n != 0 {
 		h.t.Errorf("%d pods still have port-forward", n)
 	}
-	entries, err := os.ReadDir(h.config.StateDir)
-	if err == nil && len(entries) > 0 {
-		h.t.Errorf("state directory still holds %s", entries[0].Name())
+	entries, _ := os.ReadDir(h.config.StateDir)
+	for _, entry := range entries {
+		if entry.Name() != "devices" { // the devices' locks are the node's
+			h.t.Errorf("state directory still holds %s", entry.Name())
+		}
 	}
+	h.checkGivenBack()
 }
 
 func must(tb testing.TB, err error) {

@@ -35,6 +35,10 @@ func (m *Manager) Reserve(ctx context.Context, owner Owner, devices []Device) (_
 	if err != nil {
 		return nil, err
 	}
+	c := &Claim{manager: m, owner: owner}
+	if len(devices) == 0 {
+		return c, nil
+	}
 	if len(devices) > m.MaxDevices {
 		return nil, fmt.Errorf("the pod asks for %d devices, more than %d (devices.pcie_root_port): %w",
 			len(devices), m.MaxDevices, errdefs.ErrFailedPrecondition)
@@ -45,7 +49,6 @@ func (m *Manager) Reserve(ctx context.Context, owner Owner, devices []Device) (_
 	if err := os.MkdirAll(m.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder for reservations: %w", err)
 	}
-	c := &Claim{manager: m, owner: owner}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, c.Remove(context.WithoutCancel(ctx)))

@@ -30,6 +30,8 @@ const (
 	typeSNP   = "sev-snp-guest"
 	typeTDX   = "tdx-guest"
 	typeMemfd = "memory-backend-memfd"
+	typeVFIO  = "vfio-pci"
+	typeIOMMU = "iommufd"
 )
 
 // Need is a type of QEMU's that a VM cannot do without.
@@ -48,6 +50,12 @@ var (
 func needs(config vm.Config) (all []Need) {
 	if config.Memory.Shared || config.Memory.HugePageMiB > 0 {
 		all = append(all, Need{Type: typeMemfd, Since: "2.12", For: "shared memory and huge pages"})
+	}
+	if len(config.PCIDevices) > 0 {
+		all = append(all, Need{Type: typeVFIO, Since: "1.3", For: "physical devices"})
+	}
+	if slices.ContainsFunc(config.PCIDevices, func(d vm.PCIDevice) bool { return d.OwnNode }) {
+		all = append(all, Need{Type: typeIOMMU, Since: "9.0", For: "physical devices with nodes of their own"})
 	}
 	if c := config.Confidential; c != nil && c.SNP != nil {
 		all = append(all, NeedSNP)

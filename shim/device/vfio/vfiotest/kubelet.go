@@ -35,7 +35,7 @@ func Serve(tb testing.TB, pods ...*podresources.Pod) *Kubelet {
 	server := grpc.NewServer()
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "v1.PodResourcesLister", HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Get", Handler: k.get}, {MethodName: "List", Handler: k.list}},
+		Methods: []grpc.MethodDesc{method("Get", k.get), method("List", k.list)},
 	}, k)
 	served := make(chan struct{})
 	go func() {
@@ -49,7 +49,16 @@ func Serve(tb testing.TB, pods ...*podresources.Pod) *Kubelet {
 	return k
 }
 
-func (k *Kubelet) get(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+// method puts an answer where grpc looks for it.
+func method(name string, answer func(decode func(any) error) (any, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(
+		_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor, //nolint:revive // the order is grpc's
+	) (any, error) {
+		return answer(decode)
+	}}
+}
+
+func (k *Kubelet) get(decode func(any) error) (any, error) {
 	k.Asked = append(k.Asked, "Get")
 	var request podresources.GetRequest
 	if err := decode(&request); err != nil {
@@ -69,7 +78,7 @@ func (k *Kubelet) get(_ any, _ context.Context, decode func(any) error, _ grpc.U
 	return nil, errors.New("pod not found")
 }
 
-func (k *Kubelet) list(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+func (k *Kubelet) list(decode func(any) error) (any, error) {
 	k.Asked = append(k.Asked, "List")
 	if err := decode(new(podresources.ListRequest)); err != nil {
 		return nil, err

@@ -59,7 +59,7 @@ type Tree struct {
 func New(tb testing.TB, chars bool, functions ...Function) *Tree {
 	tb.Helper()
 	root := tb.TempDir()
-	tree := &Tree{root: root, SpecDir: filepath.Join(root, "cdi"), Chars: chars, functions: functions, resets: map[string]int{}}
+	tree := &Tree{root: root, SpecDir: filepath.Join(root, "cdi"), Chars: chars, resets: map[string]int{}}
 	tree.Host = vfio.Host{Sysfs: filepath.Join(root, "sys"), Dev: filepath.Join(root, "dev"), Write: tree.write}
 	for _, dir := range []string{"dev", "cdi", "sys/class/vfio-dev", "sys/kernel/iommu_groups", "sys/bus/pci/devices", "sys/bus/pci/drivers/vfio-pci"} {
 		must(tb, os.MkdirAll(filepath.Join(root, dir), 0o755))
@@ -68,7 +68,7 @@ func New(tb testing.TB, chars bool, functions ...Function) *Tree {
 		must(tb, os.WriteFile(filepath.Join(root, "dev/iommu"), nil, 0o600))
 	}
 	for _, f := range functions {
-		tree.add(tb, f)
+		tree.Add(tb, f)
 	}
 	return tree
 }
@@ -88,8 +88,10 @@ func (tree *Tree) device(address string, parts ...string) string {
 	return tree.sys(append([]string{"bus/pci/devices", address}, parts...)...)
 }
 
-func (tree *Tree) add(tb testing.TB, f Function) {
+// Add puts another function into the machine.
+func (tree *Tree) Add(tb testing.TB, f Function) {
 	tb.Helper()
+	tree.functions = append(tree.functions, f)
 	must(tb, os.Mkdir(tree.device(f.Address), 0o755))
 	var resources strings.Builder
 	next := uint64(1) << 40
