@@ -80,15 +80,16 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	copied := files.New(s.base)
 	containers, err := container.New(container.Options{
-		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Policy: s.policy, Secrets: s.secrets, Base: s.base, Cgroups: s.cgroups,
+		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Policy: s.policy, Secrets: s.secrets, Files: copied, Base: s.base, Cgroups: s.cgroups,
 		CgroupParent: "/coffer", PipeSize: s.pipeSize,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return server.New(server.Options{
-		Containers: containers, Pulls: s.pulls, Sandbox: pod, Network: network.New(), Files: files.New(s.base),
+		Containers: containers, Pulls: s.pulls, Sandbox: pod, Network: network.New(), Files: copied,
 		Policy: s.policy, BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
 		Forwards: s.init, Scratch: s.init,
 	})

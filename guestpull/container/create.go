@@ -116,17 +116,27 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan, req
 	if err := m.mountStorages(ctx, c.id, p.storages); err != nil {
 		return err
 	}
-	if err := m.pinMounts(c, p); err != nil {
-		return err
-	}
 	if err := c.completeProcess(ctx, p); err != nil {
 		return err
 	}
+	sealedMounts, err := m.findSealed(c, p)
+	if err != nil {
+		return err
+	}
+	facts := m.processFacts(c, p)
+	facts.SealedFiles = sealedFacts(sealedMounts)
 	// Nothing of it exists yet but files.
-	if err := m.Policy.AllowContainer(ctx, req, m.processFacts(c, p)); err != nil {
+	if err := m.Policy.AllowContainer(ctx, req, facts); err != nil {
 		return err
 	}
 	if err := m.unseal(ctx, c, p.spec.Process); err != nil {
+		return err
+	}
+	if err := m.openFiles(ctx, c, sealedMounts); err != nil {
+		return err
+	}
+	// After the secrets are there: a file that is mounted by itself is the one that is there now.
+	if err := m.pinMounts(c, p); err != nil {
 		return err
 	}
 	for name, value := range p.sysctls {

@@ -17,6 +17,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
+	"github.com/coffer-project/coffer/guestpull/files"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/scratch"
 	agentpb "github.com/coffer-project/coffer/proto/agent"
@@ -181,6 +182,7 @@ type fakes struct {
 	sandbox *fakeSandbox
 	policy  *fakePolicy
 	secrets *fakeSecrets
+	files   *files.Receiver
 }
 
 // fakePolicy refuses at one stage, and keeps what it was told.
@@ -210,6 +212,7 @@ func newFakes(t *testing.T) *fakes {
 		secrets: &fakeSecrets{values: map[string]string{}},
 	}
 	base := t.TempDir()
+	f.files = files.New(base)
 	for _, dir := range []string{"shared/containers", "sandbox"} {
 		if err := os.MkdirAll(filepath.Join(base, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -218,7 +221,7 @@ func newFakes(t *testing.T) *fakes {
 	place := scratch.NewPlace()
 	place.Set("", nil)
 	m, err := New(Options{
-		Scratch: place, Policy: f.policy, Secrets: f.secrets,
+		Scratch: place, Policy: f.policy, Secrets: f.secrets, Files: f.files,
 		Images: f.images, Runtime: f.runtime, Sandbox: f.sandbox, Base: base,
 		Holder:       func() (Process, error) { return f.runtime.start("holder") },
 		Cgroups:      cgroup.Root(t.TempDir()), // not a cgroup file system: no figures, nothing to remove

@@ -36,6 +36,7 @@ type Options struct {
 	Scratch Scratch
 	Policy  Policy
 	Secrets Secrets
+	Files   Files
 	// Base is Kata's folder in the guest, /run/kata-containers.
 	Base    string
 	Cgroups cgroup.Root
@@ -55,7 +56,7 @@ type Manager struct {
 
 // New returns a manager without containers.
 func New(o Options) (*Manager, error) {
-	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Disks == nil || o.Scratch == nil || o.Policy == nil || o.Secrets == nil || o.Base == "" || o.Cgroups == "" || o.CgroupParent == "" {
+	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Disks == nil || o.Scratch == nil || o.Policy == nil || o.Secrets == nil || o.Files == nil || o.Base == "" || o.Cgroups == "" || o.CgroupParent == "" {
 		return nil, errors.New("container manager lacks a part")
 	}
 	return &Manager{Options: o, containers: make(map[string]*Container)}, nil

@@ -32,7 +32,7 @@ func (f *fakeSecrets) Unseal(_ context.Context, text string) ([]byte, error) {
 	f.asked = append(f.asked, text)
 	value, ok := f.values[text]
 	if !ok {
-		return nil, fmt.Errorf("key broker refused key kbs:///default/secret/db: policy denied: %w", errdefs.ErrPermissionDenied)
+		return nil, fmt.Errorf("key broker refused resource kbs:///default/secret/db: policy denied: %w", errdefs.ErrPermissionDenied)
 	}
 	return []byte(value), nil
 }

@@ -37,6 +37,8 @@ type Receiver struct {
 	mu       sync.Mutex
 	root     *os.Root // opened at the first request: the directory's file system may not be mounted before
 	entries  map[string]int64
+	opened   map[string]bool   // entries in which a secret is: what it begins with says nothing
+	openers  map[string]opener // below which names sealed files are opened
 	inFlight map[string]*transfer
 	bytes    int64 // of whole files and, for those in flight, what they will have
 }
@@ -46,6 +48,7 @@ type transfer struct {
 	temporary string
 	size      int64
 	written   int64
+	whole     bool // nothing more is to come
 }
 
 // New returns a receiver for BASE/shared/containers, the directory that shims name. Files may take a quarter of the
@@ -60,14 +63,16 @@ func New(base string) *Receiver {
 }
 
 func newReceiver(dir string, maxBytes int64) *Receiver {
-	return &Receiver{dir: dir, maxBytes: maxBytes, entries: map[string]int64{}, inFlight: map[string]*transfer{}}
+	return &Receiver{
+		dir: dir, maxBytes: maxBytes, entries: map[string]int64{}, opened: map[string]bool{}, openers: map[string]opener{}, inFlight: map[string]*transfer{},
+	}
 }
 
 // CopyFile makes a directory or a link, or adds a piece to a file. Pieces come in order, the first at offset 0, which
 // also starts again a file that was left unfinished; after the last one the file appears under its name, replacing what
 // was there. Errors: errdefs.ErrInvalidArgument for a request that makes no sense, ErrFailedPrecondition for one that
-// does not fit what is there, ErrResourceExhausted when the files would take too much memory.
-func (r *Receiver) CopyFile(_ context.Context, wire *agentpb.CopyFileRequest) error {
+// does not fit what is there, ErrResourceExhausted when the files would take too much memory; and those of Open for a sealed file.
+func (r *Receiver) CopyFile(ctx context.Context, wire *agentpb.CopyFileRequest) error {
 	checked, err := check(r.dir, wire)
 	if err != nil {
 		return fmt.Errorf("copy file: %w", err)
@@ -83,7 +88,7 @@ func (r *Receiver) CopyFile(_ context.Context, wire *agentpb.CopyFileRequest) er
 	case symlink:
 		err = r.makeLink(checked)
 	default:
-		err = r.addPiece(checked)
+		err = r.addPiece(ctx, checked)
 	}
 	if err != nil {
 		return fmt.Errorf("copy file %s: %w", checked.name, err)
@@ -203,7 +208,7 @@ func (r *Receiver) makeLink(q *request) error {
 }
 
 // addPiece writes a piece of a file, and publishes the file after its last.
-func (r *Receiver) addPiece(q *request) error {
+func (r *Receiver) addPiece(ctx context.Context, q *request) error {
 	t := r.inFlight[q.name]
 	if q.offset == 0 {
 		var err error
@@ -214,7 +219,7 @@ func (r *Receiver) addPiece(q *request) error {
 	switch {
 	case t == nil:
 		return fmt.Errorf("piece at %d of a file that was not begun: %w", q.offset, errdefs.ErrFailedPrecondition)
-	case t.size != q.size || t.written != q.offset:
+	case t.whole || t.size != q.size || t.written != q.offset:
 		return fmt.Errorf("piece at %d of %d bytes, %d of %d expected: %w", q.offset, q.size, t.written, t.size, errdefs.ErrFailedPrecondition)
 	}
 	if err := r.write(t, q); err != nil {
@@ -224,10 +229,21 @@ func (r *Receiver) addPiece(q *request) error {
 	if t.written < t.size {
 		return nil
 	}
+	t.whole = true
+	open, err := r.openArrived(ctx, q.name, t)
+	if err != nil {
+		if !errors.Is(err, errReplaced) {
+			r.abandon(q.name)
+		}
+		return err
+	}
 	r.bytes -= t.size // publish counts it under its name
 	delete(r.inFlight, q.name)
 	if err := r.publish(t.temporary, q.name, t.size); err != nil {
 		return errors.Join(err, r.root.Remove(t.temporary))
+	}
+	if open {
+		r.opened[q.name] = true
 	}
 	return nil
 }
@@ -238,9 +254,8 @@ func (r *Receiver) begin(q *request) (*transfer, error) {
 	if len(r.inFlight) >= maxInFlight {
 		return nil, fmt.Errorf("%d files are unfinished: %w", len(r.inFlight), errdefs.ErrResourceExhausted)
 	}
-	if q.size > r.maxBytes-r.bytes {
-		return nil, fmt.Errorf("%d bytes do not fit: files of the pod may take %d bytes of guest memory and have %d: %w",
-			q.size, r.maxBytes, r.bytes, errdefs.ErrResourceExhausted)
+	if err := r.fits(q.size); err != nil {
+		return nil, err
 	}
 	if err := r.makeParents(q.name, q.dirMode); err != nil {
 		return nil, err
@@ -252,6 +267,15 @@ func (r *Receiver) begin(q *request) (*transfer, error) {
 	r.inFlight[q.name] = t
 	r.bytes += t.size
 	return t, nil
+}
+
+// fits tells whether files may take so many bytes more.
+func (r *Receiver) fits(size int64) error {
+	if size > r.maxBytes-r.bytes {
+		return fmt.Errorf("%d bytes do not fit: files of the pod may take %d bytes of guest memory and have %d: %w",
+			size, r.maxBytes, r.bytes, errdefs.ErrResourceExhausted)
+	}
+	return nil
 }
 
 // abandon forgets a file in flight.
@@ -296,6 +320,7 @@ func (r *Receiver) publish(temporary, name string, size int64) error {
 		return err
 	}
 	r.enter(name, size)
+	delete(r.opened, name)
 	return nil
 }
 

@@ -3,7 +3,6 @@ package files
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -42,9 +41,8 @@ func (r *Receiver) RemoveFiles(_ context.Context, wire *guestpb.RemoveFilesReque
 
 // remove forgets a name only when it is gone: what cannot be removed goes on counting.
 func (r *Receiver) remove(name string) error {
-	within := func(other string) bool { return other == name || strings.HasPrefix(other, name+"/") }
 	for other := range r.inFlight {
-		if within(other) {
+		if within(other, name) {
 			r.abandon(other)
 		}
 	}
@@ -52,9 +50,15 @@ func (r *Receiver) remove(name string) error {
 		return err
 	}
 	for other, size := range r.entries {
-		if within(other) {
+		if within(other, name) {
 			r.bytes -= size
 			delete(r.entries, other)
+			delete(r.opened, other)
+		}
+	}
+	for other := range r.openers {
+		if within(other, name) {
+			delete(r.openers, other)
 		}
 	}
 	return nil

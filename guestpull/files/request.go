@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -132,4 +133,13 @@ func checkTarget(name, target string) error {
 		return invalid("link %q in the place of a volume", name)
 	}
 	return nil
+}
+
+// ownerOf returns who owns a file.
+func ownerOf(info fs.FileInfo) (uid, gid int, err error) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, fmt.Errorf("owner of %s is unknown: %w", info.Name(), errdefs.ErrInternal)
+	}
+	return int(st.Uid), int(st.Gid), nil
 }

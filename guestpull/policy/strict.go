@@ -47,6 +47,9 @@ func (s *Strict) AllowContainer(_ context.Context, request *agentpb.CreateContai
 	if reason == "" && facts.Stage == agentpolicy.StageContainer && !facts.Sandbox {
 		reason = checkProcess(facts.Process)
 	}
+	if reason == "" && len(facts.SealedFiles) > 0 {
+		reason = "a mounted file holds a sealed secret, and the host may have put it before other readers than it is for"
+	}
 	if reason != "" {
 		return deny(createContainer, reason+why)
 	}

@@ -5,13 +5,15 @@
 // measured document names or, where that names none, by a key that the broker has under the name in the secret; unsigned ones only where
 // the measured document allows them. What the signature does not bind is the variable: a policy does.
 //
-// Secrets and keys are kept in the guest's memory, so that a pod costs one fetch for each. They never reach errors or logs.
+// Secrets and keys are kept in the guest's memory, so that a pod costs one fetch for each. Who seals a secret anew gets what the broker has
+// by then: what is kept belongs to a sealed text. Nothing of it reaches errors or logs.
 package secret
 
 import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +28,8 @@ import (
 const (
 	// fetchTimeout bounds attestation and release of one resource.
 	fetchTimeout = 2 * time.Minute
-	// maxKept bounds the resources of one pod, and with the key broker's limit on one resource what they take of memory.
+	// maxKept bounds the resources that are kept, and with the key broker's limit on one resource what they take of memory. The oldest
+	// makes way: it is fetched again when it is asked for.
 	maxKept = 256
 )
 
@@ -42,7 +45,8 @@ type Unsealer struct {
 	flight singleflight.Group
 
 	mu   sync.Mutex
-	kept map[string][]byte
+	kept map[string][]byte // by what they were fetched for
+	ages []string          // the keys of kept, oldest first
 }
 
 // New returns an Unsealer that does as the measured document says. A nil source refuses every secret.
@@ -68,22 +72,23 @@ func (u *Unsealer) Unseal(ctx context.Context, text string) ([]byte, error) {
 	if err := u.verify(ctx, s); err != nil {
 		return nil, fmt.Errorf("sealed secret %s: %w", name, err)
 	}
-	value, err := u.fetch(ctx, name)
+	value, err := u.fetch(ctx, name, text)
 	if err != nil {
 		return nil, fmt.Errorf("sealed secret %s: %w", name, err)
 	}
 	return value, nil
 }
 
-// resource is what a secret points to.
+// resource is what a secret points to. Providers are compared as Confidential Containers does it.
 func resource(s *sealed.Secret) (string, error) {
 	if s.Vault == nil {
-		return "", fmt.Errorf("sealed secret is an envelope of provider %.64q: this guest opens those of type vault alone (cofferctl secret seal): %w",
+		return "", fmt.Errorf("sealed secret is an envelope of provider %.64q, whose key a key management service opens; this guest asks its key "+
+			"broker alone, which hands out secrets and opens none: keep the secret there and seal its name (cofferctl secret seal): %w",
 			s.Envelope.Provider, errdefs.ErrNotImplemented)
 	}
-	if s.Vault.Provider != sealed.ProviderKBS {
-		return "", fmt.Errorf("sealed secret is kept by provider %.64q: this guest asks its key broker alone (provider %q): %w",
-			s.Vault.Provider, sealed.ProviderKBS, errdefs.ErrNotImplemented)
+	if !strings.EqualFold(s.Vault.Provider, sealed.ProviderKBS) {
+		return "", fmt.Errorf("sealed secret is kept by provider %.64q; this guest asks its key broker alone: keep the secret there and seal its name "+
+			"(provider %q, cofferctl secret seal): %w", s.Vault.Provider, sealed.ProviderKBS, errdefs.ErrNotImplemented)
 	}
 	return ownResource(s.Vault.Name)
 }
@@ -114,7 +119,7 @@ func (u *Unsealer) verify(ctx context.Context, s *sealed.Secret) error {
 	if len(u.config.Signers) > 0 && !slices.Contains(u.config.Signers, signer) {
 		return fmt.Errorf("its signing key %s is none of secrets.signers in the measured document's %s: %w", signer, initdata.KeyCoffer, errdefs.ErrPermissionDenied)
 	}
-	raw, err := u.fetch(ctx, signer)
+	raw, err := u.fetch(ctx, signer, signer)
 	if err != nil {
 		return fmt.Errorf("its signing key: %w", err)
 	}
@@ -125,15 +130,15 @@ func (u *Unsealer) verify(ctx context.Context, s *sealed.Secret) error {
 	return s.Verify(key)
 }
 
-// fetch returns a resource, from the broker once.
-func (u *Unsealer) fetch(ctx context.Context, uri string) ([]byte, error) {
-	if value, ok, err := u.have(uri); ok || err != nil {
-		return value, err
+// fetch returns a resource, from the broker once for one purpose: itself, or a sealed text.
+func (u *Unsealer) fetch(ctx context.Context, uri, purpose string) ([]byte, error) {
+	if value, ok := u.have(purpose); ok {
+		return value, nil
 	}
-	result := u.flight.DoChan(uri, func() (any, error) {
+	result := u.flight.DoChan(purpose, func() (any, error) {
 		// Another flight may have landed since.
-		if value, ok, err := u.have(uri); ok || err != nil {
-			return value, err
+		if value, ok := u.have(purpose); ok {
+			return value, nil
 		}
 		// Whoever asks first must not take the secret away from the others when it is cancelled.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
@@ -142,9 +147,7 @@ func (u *Unsealer) fetch(ctx context.Context, uri string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.kept[uri] = value
+		u.keep(purpose, value)
 		return value, nil
 	})
 	select {
@@ -158,13 +161,21 @@ func (u *Unsealer) fetch(ctx context.Context, uri string) ([]byte, error) {
 	}
 }
 
-// have returns what is kept. ResourceExhausted: there is no room for more.
-func (u *Unsealer) have(uri string) ([]byte, bool, error) {
+func (u *Unsealer) have(purpose string) ([]byte, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	value, ok := u.kept[uri]
-	if !ok && len(u.kept) >= maxKept {
-		return nil, false, fmt.Errorf("pod has asked for %d secrets, which is the limit: %w", maxKept, errdefs.ErrResourceExhausted)
+	value, ok := u.kept[purpose]
+	return value, ok
+}
+
+// keep is called once for what is not kept.
+func (u *Unsealer) keep(purpose string, value []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.ages) >= maxKept {
+		delete(u.kept, u.ages[0])
+		u.ages = u.ages[1:]
 	}
-	return value, ok, nil
+	u.kept[purpose] = value
+	u.ages = append(u.ages, purpose)
 }

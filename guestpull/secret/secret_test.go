@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"strings"
 	"sync"
@@ -90,6 +91,14 @@ func unsigned(t *testing.T, provider, name string) string {
 	return text
 }
 
+// envelope is an unsigned secret of the other type.
+func envelope(t *testing.T, provider string) string {
+	t.Helper()
+	payload := `{"version":"0.1.0","type":"envelope","provider":"` + provider + `","key_id":"kbs:///default/key/1","encrypted_key":"a2V5",` +
+		`"encrypted_data":"ZGF0YQ==","wrap_type":"A256GCM","iv":"aXY=","provider_settings":{},"annotations":{}}`
+	return sealed.Prefix + "fakejwsheader." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".fakesignature"
+}
+
 func TestUnseal(t *testing.T) {
 	b, k := newBroker(t)
 	good, strange := seal(t, password, signingKey, k.team), seal(t, password, strangerKey, k.stranger)
@@ -107,6 +116,8 @@ func TestUnseal(t *testing.T) {
 		"unsigned where allowed":   {unsigned(t, sealed.ProviderKBS, password), initdata.SecretsConfig{Unsigned: true}, nil, ""},
 		"signed, unsigned allowed": {good, initdata.SecretsConfig{Unsigned: true}, nil, ""},
 
+		"provider in capitals":     {unsigned(t, "KBS", password), initdata.SecretsConfig{Unsigned: true}, nil, ""},
+
 		"unsigned":                     {unsigned(t, sealed.ProviderKBS, password), initdata.SecretsConfig{}, errdefs.ErrPermissionDenied, "secrets.unsigned"},
 		"signed by a stranger":         {strange, only, errdefs.ErrPermissionDenied, "none of secrets.signers"},
 		"in another's name":            {seal(t, password, signingKey, k.stranger), only, errdefs.ErrPermissionDenied, "not signed by key"},
@@ -117,6 +128,7 @@ func TestUnseal(t *testing.T) {
 		"a secret that there is not":   {seal(t, missing, signingKey, k.team), only, errdefs.ErrNotFound, missing},
 		"a name that is none":          {seal(t, "kbs:///a/../b", signingKey, k.team), only, errdefs.ErrInvalidArgument, "kbs:///repository/type/tag"},
 		"another provider":             {unsigned(t, "aws", password), initdata.SecretsConfig{Unsigned: true}, errdefs.ErrNotImplemented, `"aws"`},
+		"an envelope":                  {envelope(t, "kbs"), initdata.SecretsConfig{Unsigned: true}, errdefs.ErrNotImplemented, "cofferctl secret seal"},
 		"no sealed secret":             {sealed.Prefix + "txt", initdata.SecretsConfig{Unsigned: true}, errdefs.ErrInvalidArgument, "HEADER.PAYLOAD.SIGNATURE"},
 		"a secret in place of its key": {seal(t, password, password, k.team), initdata.SecretsConfig{}, errdefs.ErrInvalidArgument, password},
 	} {
@@ -189,13 +201,42 @@ func TestOneFetch(t *testing.T) {
 	}
 }
 
+// TestSealedAnew: a secret that was exchanged at the broker comes with a new sealed text, and not with the old one.
+func TestSealedAnew(t *testing.T) {
+	b, k := newBroker(t)
+	u := New(b, initdata.SecretsConfig{})
+	old := seal(t, password, signingKey, k.team)
+	for _, step := range []struct{ at, text, want string }{
+		{plaintext, old, plaintext}, {"new", old, plaintext}, {"new", seal(t, password, signingKey, k.team), "new"}, {"newer", old, plaintext},
+	} {
+		b.has[password] = []byte(step.at)
+		if got, err := u.Unseal(t.Context(), step.text); err != nil || string(got) != step.want {
+			t.Errorf("got %q, want %q: %v", got, step.want, err)
+		}
+	}
+	if b.asked[password] != 2 || b.asked[signingKey] != 1 {
+		t.Errorf("asked for %v", b.asked)
+	}
+}
+
+// TestBound: a host that seals without end does not fill the guest, and does not end its secrets either.
 func TestBound(t *testing.T) {
 	b, k := newBroker(t)
 	u := New(b, initdata.SecretsConfig{})
-	for i := range maxKept {
-		u.kept[strings.Repeat("x", i+1)] = nil
+	first := seal(t, password, signingKey, k.team)
+	for i := range maxKept + 2 {
+		text := first
+		if i > 0 {
+			text = seal(t, password, signingKey, k.team)
+		}
+		if _, err := u.Unseal(t.Context(), text); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := u.Unseal(t.Context(), seal(t, password, signingKey, k.team)); !errdefs.IsResourceExhausted(err) {
-		t.Error(err)
+	if _, still := u.kept[first]; still || len(u.kept) != maxKept || len(u.ages) != maxKept {
+		t.Errorf("%d are kept, %d by age, the first %t", len(u.kept), len(u.ages), still)
+	}
+	if got, err := u.Unseal(t.Context(), first); err != nil || string(got) != plaintext {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }

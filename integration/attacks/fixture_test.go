@@ -173,15 +173,16 @@ func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
 	place := scratch.NewPlace()
 	place.Set("", nil)
 	g := &guest{registry: images, runtime: &runtime{live: map[string]*exec.Cmd{}}, base: t.TempDir()}
+	copied := files.New(g.base)
 	manager, err := container.New(container.Options{
-		Images: images, Secrets: secret.New(nil, initdata.SecretsConfig{}), Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, Scratch: place, Policy: engine, Base: g.base,
+		Images: images, Secrets: secret.New(nil, initdata.SecretsConfig{}), Files: copied, Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, Scratch: place, Policy: engine, Base: g.base,
 		Holder: func() (container.Process, error) { return g.runtime.start("holder") }, Cgroups: cgroup.Root(t.TempDir()), CgroupParent: "/coffer",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv, err := server.New(server.Options{
-		Containers: manager, Pulls: image.NewTracker(), Sandbox: sandbox{}, Network: network.New(), Files: files.New(g.base), Policy: engine,
+		Containers: manager, Pulls: image.NewTracker(), Sandbox: sandbox{}, Network: network.New(), Files: copied, Policy: engine,
 		Complete: func(context.Context) error { return nil }, BootPhases: func() []server.Phase { return nil },
 	})
 	if err != nil {

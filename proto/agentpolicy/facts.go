@@ -31,6 +31,20 @@ type Facts struct {
 	Disks []string `json:"disks,omitempty"`
 	// Process is the container's process as it would run. Only at StageContainer.
 	Process *Process `json:"process,omitempty"`
+	// SealedFiles are files of the host in which sealed secrets stand that the container would have. Only at StageContainer: files that
+	// come to one of these mounts later are opened too, those of other mounts are not.
+	SealedFiles []SealedFile `json:"sealed_files,omitempty"`
+}
+
+// SealedFile is a sealed secret in a mounted file. The host has put it there: nothing binds it to the mount but a policy.
+type SealedFile struct {
+	// MountPoint is the mount's destination in the container, Path the file's path from there ("." for a mount of the file itself).
+	MountPoint string `json:"mount_point"`
+	Path       string `json:"path"`
+	// Secret is the name of the resource that would be fetched, Signer that of the key that is said to have signed it; both empty when the
+	// text cannot be read, which fails later.
+	Secret string `json:"secret"`
+	Signer string `json:"signer"`
 }
 
 // Image is an image of a container.

@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/image"
+	"github.com/coffer-project/coffer/guestpull/files"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
@@ -85,7 +86,7 @@ func newPod(t *testing.T, sharePID bool) *pod {
 	})
 	must(t, err)
 	p.Manager, err = container.New(container.Options{
-		Policy: policy.NewBuiltin(), Secrets: secret.New(nil, initdata.SecretsConfig{}),
+		Policy: policy.NewBuiltin(), Secrets: secret.New(nil, initdata.SecretsConfig{}), Files: files.New(p.base),
 		Images: p.images, Runtime: driver, Sandbox: p.sandbox, Holder: hold(false), Base: p.base, Cgroups: cgroup.Default,
 		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()), Disks: disk.New(time.Second), Scratch: noDisk,
 	})
