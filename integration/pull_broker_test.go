@@ -25,10 +25,10 @@ var brokerFaults = []struct {
 	{"endless", brokertest.Endless, []string{"key broker {broker} gave a senseless answer to authentication: more than"}},
 	{"broken", brokertest.ServerError, []string{"key broker {broker}: authentication failed after 5 attempts", "status 500"}},
 	{"redirect", brokertest.Redirect, []string{"key broker {broker} gave a senseless answer to authentication: status 307"}},
-	{"garbage-key", brokertest.GarbageResource, []string{"key broker {broker} gave a senseless answer to the request for key {key}"}},
-	{"forgets", brokertest.ForgetSessions, []string{"key broker {broker} refused key {key}", "who are you?"}},
-	{"policy", brokertest.RefuseResource, []string{"key broker {broker} refused key {key}: policy denied", "check the broker's resource policy"}},
-	{"no-key", brokertest.NoSuchResource, []string{"key broker {broker} has no key {key}", "cofferctl kbs resource put"}},
+	{"garbage-key", brokertest.GarbageResource, []string{"key broker {broker} gave a senseless answer to the request for resource {key}"}},
+	{"forgets", brokertest.ForgetSessions, []string{"key broker {broker} refused resource {key}", "who are you?"}},
+	{"policy", brokertest.RefuseResource, []string{"key broker {broker} refused resource {key}: policy denied", "check the broker's resource policy"}},
+	{"no-key", brokertest.NoSuchResource, []string{"key broker {broker} has no resource {key}", "cofferctl kbs resource put"}},
 	{"wrong-key", brokertest.WrongKey, []string{"key {key}", "the broker holds another key than the one the image was encrypted with"}},
 }
 

@@ -190,7 +190,7 @@ func (s *pullSite) sameLayersOtherKeys(t *testing.T) {
 	if fault != nil {
 		t.Fatal(fault)
 	}
-	wantRefused(t, refused, b, "has no key "+keys["twin-b"])
+	wantRefused(t, refused, b, "has no resource "+keys["twin-b"])
 
 	s.broker.Put(t, keys["twin-b"], kek)
 	container, err := s.pod.Create(t.Context(), "twin-allowed", b, "/bin/cat", "/hello")

@@ -138,7 +138,7 @@ func (c *Client) Resource(ctx context.Context, uri string) ([]byte, error) {
 	value, err := c.fetch(ctx, resource)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("fetch key %s from key broker %s: %w", resource, c.name, err)
+			return nil, fmt.Errorf("fetch resource %s from key broker %s: %w", resource, c.name, err)
 		}
 		return nil, err
 	}

@@ -13,8 +13,8 @@ import (
 // errdefs and the cause where there is one:
 //
 //	Unavailable         the broker cannot be reached or is broken for now
-//	PermissionDenied    the broker refuses the guest or the key
-//	NotFound            the broker has no such key
+//	PermissionDenied    the broker refuses the guest or the resource
+//	NotFound            the broker has no such resource
 //	Internal            the broker's answers make no sense
 //
 // It never holds a key, a token or a session.
@@ -50,17 +50,17 @@ func (c *Client) refusedGuest(step string, a *answer) error {
 		"key broker %s refused %s of this guest (tee %s): %s; check that the broker accepts this tee and knows the guest's measurements", c.name, step, c.tee, a.reason())}
 }
 
-func (c *Client) refusedKey(uri proto.ResourceURI, a *answer) error {
+func (c *Client) refusedResource(uri proto.ResourceURI, a *answer) error {
 	switch {
 	case a.status == 404:
 		return &Error{class: errdefs.ErrNotFound, text: fmt.Sprintf(
-			"key broker %s has no key %s: %s; put it there (cofferctl kbs resource put) or check the key id that the image was encrypted with", c.name, uri, a.reason())}
+			"key broker %s has no resource %s: %s; put it there (cofferctl kbs resource put), or check the name where it comes from: the image's key id, the sealed secret, or the initdata", c.name, uri, a.reason())}
 	case a.problem.Kind() == proto.KindPolicyDeny || a.status == 403:
 		return &Error{class: errdefs.ErrPermissionDenied, text: fmt.Sprintf(
-			"key broker %s refused key %s: policy denied: %s; check the broker's resource policy", c.name, uri, a.reason())}
+			"key broker %s refused resource %s: policy denied: %s; check the broker's resource policy", c.name, uri, a.reason())}
 	default:
 		return &Error{class: errdefs.ErrPermissionDenied, text: fmt.Sprintf(
-			"key broker %s refused key %s: %s; see the broker's audit log", c.name, uri, a.reason())}
+			"key broker %s refused resource %s: %s; see the broker's audit log", c.name, uri, a.reason())}
 	}
 }
 

@@ -70,7 +70,7 @@ func (k *keyPair) open(body []byte) ([]byte, error) {
 		return nil, errors.New("it does not open with this session's key")
 	}
 	if len(plain) > proto.MaxResource {
-		return nil, fmt.Errorf("the key has more than %d bytes", proto.MaxResource)
+		return nil, fmt.Errorf("the resource has more than %d bytes", proto.MaxResource)
 	}
 	return plain, nil
 }

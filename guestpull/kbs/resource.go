@@ -32,13 +32,13 @@ func (c *Client) fetch(ctx context.Context, uri proto.ResourceURI) ([]byte, erro
 	switch a.status {
 	case http.StatusOK:
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
-		return nil, c.refusedKey(uri, a)
+		return nil, c.refusedResource(uri, a)
 	default:
-		return nil, c.garbage("the request for key "+uri.String(), a.reason())
+		return nil, c.garbage("the request for resource "+uri.String(), a.reason())
 	}
 	plain, err := s.key.open(a.body)
 	if err != nil {
-		return nil, c.garbage("the request for key "+uri.String(), err.Error())
+		return nil, c.garbage("the request for resource "+uri.String(), err.Error())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -49,7 +49,7 @@ func (c *Client) fetch(ctx context.Context, uri proto.ResourceURI) ([]byte, erro
 func (c *Client) get(ctx context.Context, uri proto.ResourceURI, s *session) (a *answer, err error) {
 	start := time.Now()
 	err = c.retry(ctx, func(ctx context.Context) error {
-		a, err = c.exchange(ctx, "the request for key "+uri.String(), proto.MaxResourceReply, func(ctx context.Context) (*http.Request, error) {
+		a, err = c.exchange(ctx, "the request for resource "+uri.String(), proto.MaxResourceReply, func(ctx context.Context) (*http.Request, error) {
 			return c.request(ctx, http.MethodGet, proto.PathResource+"/"+uri.Path(), s.cookie, nil)
 		})
 		return err

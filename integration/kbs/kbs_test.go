@@ -123,9 +123,9 @@ func TestFailures(t *testing.T) {
 	}{
 		"refused at auth":   {brokertest.RefuseAuth, errdefs.ErrPermissionDenied, []string{"refused authentication", "tee sample", "refused by test"}, 1, 0},
 		"refused at attest": {brokertest.RefuseAttest, errdefs.ErrPermissionDenied, []string{"refused attestation", "measurements"}, 1, 0},
-		"policy":            {brokertest.RefuseResource, errdefs.ErrPermissionDenied, []string{"refused key " + uri, "policy denied", "resource policy"}, 1, 1},
+		"policy":            {brokertest.RefuseResource, errdefs.ErrPermissionDenied, []string{"refused resource " + uri, "policy denied", "resource policy"}, 1, 1},
 		"forgets":           {brokertest.ForgetSessions, errdefs.ErrPermissionDenied, []string{uri, "who are you?"}, 2, 2},
-		"no such key":       {brokertest.NoSuchResource, errdefs.ErrNotFound, []string{"has no key " + uri, "cofferctl kbs resource put"}, 1, 1},
+		"no such key":       {brokertest.NoSuchResource, errdefs.ErrNotFound, []string{"has no resource " + uri, "cofferctl kbs resource put"}, 1, 1},
 		"garbage":           {brokertest.Garbage, errdefs.ErrInternal, []string{"senseless", "authentication"}, 1, 0},
 		"garbage key":       {brokertest.GarbageResource, errdefs.ErrInternal, []string{"senseless", uri}, 1, 1},
 		"garbage token":     {brokertest.GarbageToken, errdefs.ErrInternal, []string{"senseless", "attestation"}, 1, 0},

@@ -82,7 +82,7 @@ func TestSealedSecret(t *testing.T) {
 		word    string
 	}{
 		"policy":  {brokertest.RefuseResource, errdefs.ErrPermissionDenied, "policy denied"},
-		"missing": {brokertest.NoSuchResource, errdefs.ErrNotFound, "has no key"},
+		"missing": {brokertest.NoSuchResource, errdefs.ErrNotFound, "has no resource"},
 		"garbage": {brokertest.GarbageResource, errdefs.ErrInternal, "senseless"},
 		"down":    {brokertest.HangUp, errdefs.ErrUnavailable, "attempts"},
 		// The broker decides what the key is; one that is not the signer's opens nothing.
