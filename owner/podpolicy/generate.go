@@ -40,24 +40,33 @@ type Options struct {
 
 // rule is what the rules are told of one container. See rules.rego for the meaning.
 type rule struct {
-	Digests      []string          `json:"digests"`
-	Args         []string          `json:"args"`
-	Cwd          string            `json:"cwd"`
-	UID          *int64            `json:"uid"`
-	GID          *int64            `json:"gid"`
-	Groups       []int64           `json:"groups"`
-	Env          map[string]string `json:"env"`
-	EnvPatterns  map[string]string `json:"env_patterns"`
-	ImageEnv     []string          `json:"image_env"`
-	Capabilities []string          `json:"capabilities"`
-	Mounts       map[string]string `json:"mounts"`
-	Exec         [][]string        `json:"exec"`
-	ExecAny      bool              `json:"exec_any"`
-	Logs         []string          `json:"logs"`
-	Stdin        bool              `json:"stdin"`
-	After        []string          `json:"after"`
-	Beside       []string          `json:"beside"`
-	Once         bool              `json:"once"`
+	Digests      []string           `json:"digests"`
+	Args         []string           `json:"args"`
+	Cwd          string             `json:"cwd"`
+	UID          *int64             `json:"uid"`
+	GID          *int64             `json:"gid"`
+	Groups       []int64            `json:"groups"`
+	Env          map[string]string  `json:"env"`
+	EnvPatterns  map[string]string  `json:"env_patterns"`
+	ImageEnv     []string           `json:"image_env"`
+	Capabilities []string           `json:"capabilities"`
+	Mounts       map[string]string  `json:"mounts"`
+	Images       map[string]*source `json:"images"`
+	Devices      []string           `json:"devices"`
+	GPUs         int                `json:"gpus"`
+	Exec         [][]string         `json:"exec"`
+	ExecAny      bool               `json:"exec_any"`
+	Logs         []string           `json:"logs"`
+	Stdin        bool               `json:"stdin"`
+	After        []string           `json:"after"`
+	Beside       []string           `json:"beside"`
+	Once         bool               `json:"once"`
+}
+
+// source is an image that is mounted as a volume, or a folder of it.
+type source struct {
+	Digests []string `json:"digests"`
+	Path    string   `json:"path"` // below the image's root, without slashes around it
 }
 
 type data struct {
@@ -145,7 +154,7 @@ func newRule(ctx context.Context, pod *podSpec, c *container, o Options) (*rule,
 	}
 	r := &rule{
 		Digests: img.Digests, ImageEnv: list(img.Config.Env), Groups: []int64{}, Capabilities: strings.Fields(engineCapabilities), Mounts: map[string]string{},
-		Exec: [][]string{}, ExecAny: o.AllowExec, Logs: []string{"stdout", "stderr"}, Stdin: c.Stdin,
+		Images: map[string]*source{}, Devices: []string{}, Exec: [][]string{}, ExecAny: o.AllowExec, Logs: []string{"stdout", "stderr"}, Stdin: c.Stdin,
 	}
 	if slices.Contains(o.NoLogs, c.Name) {
 		r.Logs = []string{}
@@ -162,7 +171,7 @@ func newRule(ctx context.Context, pod *podSpec, c *container, o Options) (*rule,
 		r.Cwd = path.Clean("/" + c.WorkingDir)
 	}
 	r.Exec = append(r.Exec, c.programs()...)
-	return r, errors.Join(r.addSecurity(pod.SecurityContext, c.SecurityContext), r.addMounts(pod, c))
+	return r, errors.Join(r.addSecurity(pod.SecurityContext, c.SecurityContext), r.addMounts(ctx, pod, c, o), r.addDevices(pod, c))
 }
 
 // programs are what kubelet runs in the container.
@@ -213,37 +222,6 @@ func (r *rule) addSecurity(pod, own *securityContext) error {
 	}
 	if r.UID == nil && (r.GID != nil || len(r.Groups) > 0) {
 		return errors.New("groups without runAsUser cannot be bound: give the user, too")
-	}
-	return nil
-}
-
-// addMounts binds what is mounted to the kind of its volume.
-func (r *rule) addMounts(pod *podSpec, c *container) error {
-	if len(c.VolumeDevices) > 0 {
-		return errors.New("block volumes cannot be bound")
-	}
-	if c.TerminationPath != "" {
-		r.Mounts[path.Clean(c.TerminationPath)] = "copied"
-	}
-	for _, m := range c.VolumeMounts {
-		i := slices.IndexFunc(pod.Volumes, func(v volume) bool { return v.Name == m.Name })
-		if i < 0 {
-			return fmt.Errorf("pod has no volume %s", m.Name)
-		}
-		v := pod.Volumes[i]
-		for kind := range v.Rest {
-			if kind != "emptyDir" {
-				return fmt.Errorf("volume %s is of the kind %s, which a policy cannot bind: the host would choose what is in it", v.Name, kind)
-			}
-		}
-		switch {
-		case m.SubPathExpr != "":
-			return fmt.Errorf("volume %s: subPathExpr cannot be bound", v.Name)
-		case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.Projected != nil:
-			r.Mounts[path.Clean(m.MountPath)] = "copied"
-		default:
-			r.Mounts[path.Clean(m.MountPath)] = "memory"
-		}
 	}
 	return nil
 }

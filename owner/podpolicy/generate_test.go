@@ -25,6 +25,11 @@ spec:
       volumes:
       - {name: settings, configMap: {name: settings}}
       - {name: scratch, emptyDir: {}}
+      - {name: creds, secret: {secretName: s}}
+      - {name: both, projected: {sources: [{configMap: {name: a}}, {secret: {name: s}}]}}
+      - {name: token, projected: {sources: [{serviceAccountToken: {path: t}}], defaultMode: 256}}
+      - {name: model, image: {reference: model, pullPolicy: Always}}
+      - {name: disk, persistentVolumeClaim: {claimName: d}}
       initContainers:
       - {name: setup, image: app, command: [/setup]}
       - {name: proxy, image: proxy, restartPolicy: Always, securityContext: {runAsUser: 0, capabilities: {add: [NET_ADMIN]}}}
@@ -40,6 +45,13 @@ spec:
         volumeMounts:
         - {name: settings, mountPath: /etc/app/}
         - {name: scratch, mountPath: /scratch, subPath: a}
+        - {name: creds, mountPath: /creds}
+        - {name: both, mountPath: /both}
+        - {name: token, mountPath: /token}
+        - {name: model, mountPath: /model}
+        - {name: model, mountPath: /weights, subPath: data/weights/}
+        volumeDevices: [{name: disk, devicePath: /dev/xvda}]
+        resources: {limits: {cpu: 500m, memory: 1Gi, nvidia.com/pgpu: "2"}, requests: {cpu: 100m}}
         livenessProbe: {exec: {command: [/probe, -q]}, periodSeconds: 5}
         lifecycle: {preStop: {exec: {command: [/stop]}}}
         ports: [{containerPort: 80}]
@@ -50,6 +62,7 @@ func lookup(_ context.Context, name string) (*Image, error) {
 		"app": {Digests: []string{"sha256:app", "sha256:app-index"}, Config: ocispec.ImageConfig{
 			Entrypoint: []string{"/app"}, Cmd: []string{"serve"}, WorkingDir: "srv/", Env: []string{"PATH=/bin", "MODE=safe"},
 		}},
+		"model":   {Digests: []string{"sha256:model", "sha256:model-index"}},
 		"proxy":   {Digests: []string{"sha256:proxy"}, Config: ocispec.ImageConfig{Cmd: []string{"/proxy"}}},
 		"nothing": {Digests: []string{"sha256:nothing"}},
 	}
@@ -90,7 +103,9 @@ func TestGenerate(t *testing.T) {
 		"variables":        {compact(app.Env), `{"ADDRESS":"127.0.0.1:80","PORT_NUMBER":"80"}`},
 		"other variables":  {compact(app.EnvPatterns), `{"PASSWORD":"^","POD_IP":"` + anyAddress + `"}`},
 		"image variables":  {compact(app.ImageEnv), `["PATH=/bin","MODE=safe"]`},
-		"mounts":           {compact(app.Mounts), `{"/etc/app":"copied","/scratch":"memory"}`},
+		"mounts":           {compact(app.Mounts), `{"/both":"secret","/creds":"secret","/etc/app":"copied","/model":"image","/scratch":"memory","/token":"copied","/weights":"image"}`},
+		"image volumes":    {compact(app.Images), `{"/model":{"digests":["sha256:model","sha256:model-index"],"path":""},"/weights":{"digests":["sha256:model","sha256:model-index"],"path":"data/weights"}}`},
+		"devices":          {compact(app.Devices) + compact(app.GPUs) + compact(proxy.Devices) + compact(proxy.GPUs), `["/dev/xvda"]2[]0`},
 		"programs":         {compact(app.Exec), `[["/probe","-q"],["/stop"]]`},
 		"users":            {compact([]*int64{app.UID, proxy.UID, app.GID}), `[1000,0,null]`},
 		"groups":           {compact([][]int64{app.Groups, proxy.Groups}), `[[2000],[2000]]`},
@@ -128,7 +143,12 @@ func TestGenerateRefuses(t *testing.T) {
 		"later value":      {"kind: Pod\nspec: {containers: [{name: a, image: app, args: [$(KUBERNETES_SERVICE_HOST)]}]}\n", "when the pod runs only"},
 		"folder of host":   {"kind: Pod\nspec: {volumes: [{name: v, hostPath: {path: /}}], containers: [{name: a, image: app, volumeMounts: [{name: v, mountPath: /v}]}]}\n", "hostPath"},
 		"volume not there": {"kind: Pod\nspec: {containers: [{name: a, image: app, volumeMounts: [{name: v, mountPath: /v}]}]}\n", "no volume v"},
-		"block volume":     {"kind: Pod\nspec: {containers: [{name: a, image: app, volumeDevices: [{}]}]}\n", "block volumes"},
+		"block volume":     {"kind: Pod\nspec: {containers: [{name: a, image: app, volumeDevices: [{name: v, devicePath: /dev/v}]}]}\n", "no volume v"},
+		"block, no path":   {"kind: Pod\nspec: {volumes: [{name: v, ephemeral: {}}], containers: [{name: a, image: app, volumeDevices: [{name: v}]}]}\n", "devicePath"},
+		"files of a disk":  {"kind: Pod\nspec: {volumes: [{name: v, persistentVolumeClaim: {claimName: c}}], containers: [{name: a, image: app, volumeMounts: [{name: v, mountPath: /v}]}]}\n", "persistentVolumeClaim"},
+		"no such volume":   {"kind: Pod\nspec: {volumes: [{name: v, image: {reference: other}}], containers: [{name: a, image: app, volumeMounts: [{name: v, mountPath: /v}]}]}\n", "volume v"},
+		"half a GPU":       {"kind: Pod\nspec: {containers: [{name: a, image: app, resources: {limits: {nvidia.com/pgpu: 500m}}}]}\n", "no number of GPUs"},
+		"other devices":    {"kind: Pod\nspec: {containers: [{name: a, image: app, resources: {limits: {amd.com/gpu: 1}}}]}\n", "amd.com/gpu"},
 		"privileged":       {"kind: Pod\nspec: {containers: [{name: a, image: app, securityContext: {privileged: true}}]}\n", "privileged"},
 		"group alone":      {"kind: Pod\nspec: {securityContext: {runAsGroup: 7}, containers: [{name: a, image: app}]}\n", "runAsUser"},
 		"all capabilities": {"kind: Pod\nspec: {containers: [{name: a, image: app, securityContext: {capabilities: {add: [ALL]}}}]}\n", "ALL"},

@@ -47,7 +47,7 @@ type container struct {
 	Env             []envVar         `yaml:"env"`
 	EnvFrom         []any            `yaml:"envFrom"`
 	VolumeMounts    []volumeMount    `yaml:"volumeMounts"`
-	VolumeDevices   []any            `yaml:"volumeDevices"`
+	VolumeDevices   []volumeDevice   `yaml:"volumeDevices"`
 	LivenessProbe   *probe           `yaml:"livenessProbe"`
 	ReadinessProbe  *probe           `yaml:"readinessProbe"`
 	StartupProbe    *probe           `yaml:"startupProbe"`
@@ -56,10 +56,10 @@ type container struct {
 	RestartPolicy   string           `yaml:"restartPolicy"`
 	Stdin           bool             `yaml:"stdin"`
 	TerminationPath string           `yaml:"terminationMessagePath"`
+	Resources       resources        `yaml:"resources"`
 
 	// What changes nothing that a policy binds.
 	Ports            any `yaml:"ports"`
-	Resources        any `yaml:"resources"`
 	ResizePolicy     any `yaml:"resizePolicy"`
 	StdinOnce        any `yaml:"stdinOnce"`
 	TTY              any `yaml:"tty"`
@@ -93,14 +93,36 @@ type volumeMount struct {
 	MountPropagation  string `yaml:"mountPropagation"`
 }
 
-// volume has one field for each kind that a policy can bind.
+// volumeDevice is a volume that a container has as a block device.
+type volumeDevice struct {
+	Name       string `yaml:"name"`
+	DevicePath string `yaml:"devicePath"`
+}
+
+// resources are what a container may use. All but devices is the host's business: it can starve a pod anyway.
+type resources struct {
+	Limits map[string]any `yaml:"limits"`
+	Rest   map[string]any `yaml:",inline"`
+}
+
+// volume has one field for each kind that a policy can bind. A block device's kind does not matter: its content is the host's in any case.
 type volume struct {
 	Name        string `yaml:"name"`
 	EmptyDir    any    `yaml:"emptyDir"`
 	ConfigMap   any    `yaml:"configMap"`
 	Secret      any    `yaml:"secret"`
 	DownwardAPI any    `yaml:"downwardAPI"`
-	Projected   any    `yaml:"projected"`
+	Projected   *struct {
+		Sources []struct {
+			Secret any            `yaml:"secret"`
+			Rest   map[string]any `yaml:",inline"`
+		} `yaml:"sources"`
+		DefaultMode any `yaml:"defaultMode"`
+	} `yaml:"projected"`
+	Image *struct {
+		Reference  string `yaml:"reference"`
+		PullPolicy string `yaml:"pullPolicy"`
+	} `yaml:"image"`
 
 	Rest map[string]any `yaml:",inline"`
 }
