@@ -37,7 +37,7 @@ func sharedNode(t *testing.T) *harness.Node {
 	t.Helper()
 	node := freeNode()
 	if node == nil {
-		node = startNode(t, harness.Options{})
+		node = startNode(t, harness.Options{Handlers: map[string]string{debugHandler: debugConfig}})
 		lanes.Lock()
 		lanes.all = append(lanes.all, node)
 		lanes.Unlock()

@@ -41,7 +41,7 @@ func pullFaults(t *testing.T, node *harness.Node) {
 		}
 	}
 	pod := runPullPod(t, node, "faults", harness.Guest{
-		BrokerURL: broker.URL, PlainRegistries: hosts, PullProgress: "10s", ImagePolicy: signaturePolicy(sound.host()),
+		BrokerURL: broker.URL, PlainRegistries: hosts, PullProgress: "10s", ImagePolicy: signaturePolicy(sound.host()), Policy: signerPolicy(),
 	}, nil)
 	base := busyboxLayer(t, node)
 	keep(t, pod, sound.put("base", registrytest.NewImage([]registrytest.Layer{base}, nil, nil)))

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/coffer-project/coffer/integration/harness"
@@ -18,6 +19,30 @@ const (
 // signaturePolicy lets all images run but those of one repository, which must be signed.
 func signaturePolicy(host string) string {
 	return fmt.Sprintf(`{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"%s/%s":[{"type":"sigstoreSigned","keyPath":%q}]}}}`, host, signedRepo, signKey)
+}
+
+// signerPolicy allows every request but containers of the repository whose image the wanted key has not signed. The host says which key a
+// container wants by its name: an owner's policy would have the key.
+func signerPolicy() string {
+	var rules strings.Builder
+	rules.WriteString("package agent_policy\n")
+	for _, request := range strings.Fields(`CloseStdin CopyFile CreateSandbox DestroySandbox ExecProcess GetDiagnosticData GetMetrics GetOOMEvent
+		GuestDetails ListInterfaces ListRoutes ReadStream RemoveContainer ReseedRandomDev SignalProcess StartContainer StatsContainer TtyWinResize
+		UpdateContainer UpdateInterface UpdateRoutes AddARPNeighbors WaitProcess WriteStream`) {
+		fmt.Fprintf(&rules, "%sRequest := true\n", request)
+	}
+	fmt.Fprintf(&rules, `
+CreateContainerRequest if not unsigned
+unsigned if {
+	input.coffer.stage == "container"
+	contains(input.coffer.image.reference, "/%s:")
+	not wanted in input.coffer.image.signature.signers
+}
+wanted := "kbs:///content/keys/nobody" if endswith(input.OCI.Annotations["io.kubernetes.cri.container-name"], "nobody")
+else := %q
+reasons contains "the image lacks the signature that the container wants" if unsigned
+`, signedRepo, signKey)
+	return rules.String()
 }
 
 // checkSignatures starts an image that must be signed, in a pod with the policy for it: before it is signed, after somebody
@@ -61,4 +86,9 @@ func checkSignatures(t *testing.T, node *harness.Node, pod *harness.Pod, broker 
 	if refused != nil || fault != nil || output != "signed" {
 		t.Errorf("signed: %q, %v, %v", output, refused, fault)
 	}
+	_, refused, fault = try(t.Context(), node, pod, "wants-nobody", reference, "/bin/cat", "/who")
+	if fault != nil {
+		t.Fatal(fault)
+	}
+	wantRefused(t, refused, "blocked by policy: the image lacks the signature that the container wants")
 }

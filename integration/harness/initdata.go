@@ -19,6 +19,8 @@ type Guest struct {
 	Strict bool
 	// ImagePolicy is a containers-policy.json; empty means none.
 	ImagePolicy string
+	// Credentials is the name of the broker's resource with the logins for registries; empty means none.
+	Credentials string
 	// REST is what the guest gives to the pod's programs.
 	REST []string
 	// TEEs are the kinds of guests that the document is for; nil means what the node has, which is none: sample, or a forged one.
@@ -40,6 +42,9 @@ func (n *Node) PodAnnotations(guest Guest) (map[string]string, error) {
 	fmt.Fprintf(&cdh, "[image]\nextra_root_certificates = ['''\n%s''']\n", n.CA.PEM)
 	if guest.ImagePolicy != "" {
 		fmt.Fprintf(&cdh, "image_security_policy = '''%s'''\n", guest.ImagePolicy)
+	}
+	if guest.Credentials != "" {
+		fmt.Fprintf(&cdh, "authenticated_registry_credentials_uri = %q\n", guest.Credentials)
 	}
 	if guest.PullProgress != "" {
 		fmt.Fprintf(&cdh, "image_pull_progress_timeout = %q\n", guest.PullProgress)
