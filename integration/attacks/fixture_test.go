@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ import (
 
 const manifest = `kind: Pod
 spec:
-  volumes: [{name: work, emptyDir: {}}]
+  volumes: [{name: work, emptyDir: {}}, {name: page, configMap: {name: page}}, {name: creds, secret: {secretName: creds}}]
   initContainers:
   - {name: setup, image: registry.test/app:1, command: [/setup]}
   - {name: proxy, image: registry.test/proxy:1, restartPolicy: Always}
@@ -46,7 +47,7 @@ spec:
   - name: app
     image: registry.test/app:1
     env: [{name: VERIFY, value: "always"}]
-    volumeMounts: [{name: work, mountPath: /work}]
+    volumeMounts: [{name: work, mountPath: /work}, {name: page, mountPath: /srv/www}, {name: creds, mountPath: /creds}]
     livenessProbe: {exec: {command: [/probe]}}
   - {name: helper, image: registry.test/app:1, securityContext: {runAsUser: 1000, supplementalGroups: [2000]}}
 `
@@ -54,6 +55,7 @@ spec:
 // registry is what names mean; an attack changes it.
 type registry struct {
 	layer string
+	base  string // of the guest that pulls from it, in the place of /run/kata-containers
 
 	mu     sync.Mutex
 	images map[string]stored
@@ -67,12 +69,7 @@ type stored struct {
 
 func newRegistry(t *testing.T) *registry {
 	t.Helper()
-	app := ocispec.ImageConfig{Entrypoint: []string{"/app"}, Env: []string{"MODE=safe"}}
-	return &registry{layer: t.TempDir(), images: map[string]stored{
-		"registry.test/app:1":   {digest.FromString("app"), app},
-		"registry.test/proxy:1": {digest.FromString("proxy"), ocispec.ImageConfig{Entrypoint: []string{"/proxy"}}},
-		"registry.test/evil:1":  {digest.FromString("evil"), app},
-	}}
+	return &registry{layer: t.TempDir(), base: t.TempDir(), images: storedImages()}
 }
 
 func (r *registry) Pull(_ context.Context, req image.Request) (*image.Image, error) {
@@ -165,6 +162,7 @@ type guest struct {
 	registry *registry
 	runtime  *runtime
 	base     string
+	files    *files.Receiver
 }
 
 func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
@@ -172,17 +170,17 @@ func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
 	require.Root(t)
 	place := scratch.NewPlace()
 	place.Set("", nil)
-	g := &guest{registry: images, runtime: &runtime{live: map[string]*exec.Cmd{}}, base: t.TempDir()}
-	copied := files.New(g.base)
+	g := &guest{registry: images, runtime: &runtime{live: map[string]*exec.Cmd{}}, base: images.base}
+	g.files = files.New(g.base)
 	manager, err := container.New(container.Options{
-		Images: images, Secrets: secret.New(nil, initdata.SecretsConfig{}), Files: copied, Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, Scratch: place, Policy: engine, Base: g.base,
+		Images: images, Secrets: secret.New(nil, initdata.SecretsConfig{}), Files: g.files, Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, Scratch: place, Policy: engine, Base: g.base,
 		Holder: func() (container.Process, error) { return g.runtime.start("holder") }, Cgroups: cgroup.Root(t.TempDir()), CgroupParent: "/coffer",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv, err := server.New(server.Options{
-		Containers: manager, Pulls: image.NewTracker(), Sandbox: sandbox{}, Network: network.New(), Files: copied, Policy: engine,
+		Containers: manager, Pulls: image.NewTracker(), Sandbox: sandbox{}, Network: network.New(), Files: g.files, Policy: engine,
 		Complete: func(context.Context) error { return nil }, BootPhases: func() []server.Phase { return nil },
 	})
 	if err != nil {
@@ -212,24 +210,49 @@ func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
 	return g
 }
 
-// generated is the policy of the manifest, for the images as they are now.
-func generated(t *testing.T, images *registry) *policy.Measured {
-	t.Helper()
-	text, err := podpolicy.Generate(t.Context(), []byte(manifest), podpolicy.Options{
+// storedImages are the images before anybody changes them.
+func storedImages() map[string]stored {
+	app := ocispec.ImageConfig{Entrypoint: []string{"/app"}, Env: []string{"MODE=safe"}}
+	return map[string]stored{
+		"registry.test/app:1":   {digest.FromString("app"), app},
+		"registry.test/proxy:1": {digest.FromString("proxy"), ocispec.ImageConfig{Entrypoint: []string{"/proxy"}}},
+		"registry.test/evil:1":  {digest.FromString("evil"), app},
+	}
+}
+
+// policyText is the policy of the manifest.
+var policyText = sync.OnceValues(func() (string, error) {
+	return podpolicy.Generate(context.Background(), []byte(manifest), podpolicy.Options{
 		NoLogs: []string{"proxy"},
 		Lookup: func(_ context.Context, name string) (*podpolicy.Image, error) {
-			found := images.images[name]
+			found := storedImages()[name]
 			return &podpolicy.Image{Digests: []string{found.digest.String()}, Config: found.config}, nil
 		},
 	})
+})
+
+// generated is the policy of the manifest, for the guest that pulls these images.
+func generated(t *testing.T, images *registry) *policy.Measured {
+	t.Helper()
+	text, err := policyText()
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine, err := policy.NewMeasured(text)
+	engine, err := policy.NewMeasured(strings.ReplaceAll(text, "/run/kata-containers/", images.base+"/"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return engine
+}
+
+// copyIn copies a file as a host does.
+func (g *guest) copyIn(t *testing.T, name, content string) {
+	t.Helper()
+	if _, err := g.CopyFile(t.Context(), &agentpb.CopyFileRequest{
+		Path: filepath.Join(g.base, "shared/containers", name), FileMode: 0o100600, FileSize: int64(len(content)), Data: []byte(content),
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // request is an honest one for a container of the manifest.
