@@ -26,21 +26,20 @@ func signaturePolicy(host string) string {
 func signerPolicy() string {
 	var rules strings.Builder
 	rules.WriteString("package agent_policy\n")
-	for _, request := range strings.Fields(`CloseStdin CopyFile CreateSandbox DestroySandbox ExecProcess GetDiagnosticData GetMetrics GetOOMEvent
+	for request := range strings.FieldsSeq(`CloseStdin CopyFile CreateSandbox DestroySandbox ExecProcess GetDiagnosticData GetMetrics GetOOMEvent
 		GuestDetails ListInterfaces ListRoutes ReadStream RemoveContainer ReseedRandomDev SignalProcess StartContainer StatsContainer TtyWinResize
 		UpdateContainer UpdateInterface UpdateRoutes AddARPNeighbors WaitProcess WriteStream`) {
 		fmt.Fprintf(&rules, "%sRequest := true\n", request)
 	}
 	fmt.Fprintf(&rules, `
-CreateContainerRequest if not unsigned
-unsigned if {
+CreateContainerRequest if count(reasons) == 0
+reasons contains "the image lacks the signature that the container wants" if {
 	input.coffer.stage == "container"
 	contains(input.coffer.image.reference, "/%s:")
 	not wanted in input.coffer.image.signature.signers
 }
 wanted := "kbs:///content/keys/nobody" if endswith(input.OCI.Annotations["io.kubernetes.cri.container-name"], "nobody")
 else := %q
-reasons contains "the image lacks the signature that the container wants" if unsigned
 `, signedRepo, signKey)
 	return rules.String()
 }

@@ -116,7 +116,7 @@ func TestOtherContainers(t *testing.T) {
 			codes.InvalidArgument, "not offered by this guest", true,
 		},
 		"layers of the host in its place": {
-			func(_ *testing.T, g *guest, r *agentpb.CreateContainerRequest) {
+			func(_ *testing.T, _ *guest, r *agentpb.CreateContainerRequest) {
 				for i := range 2 {
 					r.Storages[i] = &agentpb.Storage{
 						Driver: "erofs.multi-layer", Source: fmt.Sprintf("1e/0%d", i), Fstype: "erofs", Options: []string{"ro", "X-kata.multi-layer=true"},
@@ -135,7 +135,7 @@ func TestOtherContainers(t *testing.T) {
 			codes.InvalidArgument, "not offered by this guest", true,
 		},
 		"another container's folder": {
-			func(_ *testing.T, g *guest, r *agentpb.CreateContainerRequest) {
+			func(_ *testing.T, _ *guest, r *agentpb.CreateContainerRequest) {
 				r.SharedMounts = []*agentpb.SharedMount{{Name: "m", SrcCtr: "p", SrcPath: "/", DstCtr: "c1", DstPath: "/work"}}
 			},
 			codes.InvalidArgument, "shared between containers", true,

@@ -156,6 +156,10 @@ func (noDisks) Find(context.Context, string) (disk.Disk, error) {
 	return disk.Disk{}, errdefs.ErrNotFound
 }
 
+func (noDisks) FindPassed(context.Context, string) (map[string]disk.Disk, error) {
+	return nil, errdefs.ErrNotFound
+}
+
 // guest is a guest, with the host's end of its control channel.
 type guest struct {
 	agentpb.AgentServiceService

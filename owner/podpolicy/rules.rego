@@ -261,7 +261,7 @@ device_allowed(device) if {
 }
 
 device_allowed(device) if {
-	device.type_ in {"vfio-pci-gk", "vfio-pci"}
+	device.type_ == "vfio-pci-gk"
 	startswith(device.container_path, "/dev/vfio/")
 	c.gpus > 0
 }
@@ -282,9 +282,13 @@ node_allowed(device) if {
 	c.gpus > 0
 }
 
+create_faults contains sprintf("disk %s of a device that is passed through", [name]) if {
+	some name in object.get(input.coffer, "disks", [])
+	not concat("", ["/dev/", name]) in c.devices
+}
+
 create_faults contains "more GPUs than the pod has" if {
-	some kind in {{"vfio-pci-gk"}, {"vfio-pci"}}
-	count([device | some device in input.devices; device.type_ in kind]) > c.gpus
+	count([device | some device in input.devices; startswith(device.container_path, "/dev/vfio/")]) > c.gpus
 }
 
 create_faults contains sprintf("annotation %s", [key]) if {

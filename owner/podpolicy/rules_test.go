@@ -151,6 +151,15 @@ func TestVolumesAndDevices(t *testing.T) {
 		"another annotation":       {"app", func(a asked) { a.request.OCI.Annotations["cdi.k8s.io/evil"] = "nvidia.com/gpu=0" }, "annotation cdi.k8s.io/evil"},
 		"annotation alone":         {"plain", func(a asked) { a.request.OCI.Annotations["cdi.k8s.io/vfio1"] = "nvidia.com/gpu=0" }, "annotation cdi.k8s.io/vfio1"},
 
+		"disk in a GPU's place": {"app", func(a asked) {
+			a.gpu("1", "cdi.k8s.io/vfio1", "nvidia.com/gpu=0")
+			a.facts.Disks = []string{"nvme0n1"}
+		}, "disk nvme0n1 of a device that is passed through"},
+		"passed through whole": {"app", func(a asked) {
+			a.gpu("1", "cdi.k8s.io/vfio1", "nvidia.com/gpu=0")
+			a.request.Devices[0].Type = "vfio-pci"
+		}, "device /dev/vfio/1"},
+
 		"sealed secret":             {"app", func(a asked) { a.sealed("/creds") }, ""},
 		"sealed secret, published":  {"app", func(a asked) { a.sealed("/creds"); a.sealed("/srv/www") }, "sealed secret in the mount at /srv/www"},
 		"sealed secret of nobody's": {"plain", func(a asked) { a.sealed("/etc/hosts") }, "sealed secret in the mount at /etc/hosts"},
