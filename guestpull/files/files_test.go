@@ -2,6 +2,7 @@ package files
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -278,6 +279,7 @@ func FuzzCopyFile(f *testing.F) {
 	f.Add("v/file", uint32(unix.S_IFREG|0o644), int64(3), int64(0), []byte("abc"))
 	f.Add("v/../../x", uint32(unix.S_IFLNK), int64(0), int64(0), []byte("../../.."))
 	f.Add("v/a/b", uint32(unix.S_IFDIR|0o755), int64(0), int64(0), []byte{})
+	f.Add("v/sealed", uint32(unix.S_IFREG|0o600), int64(9), int64(0), []byte("sealed.a\n"))
 	f.Fuzz(func(t *testing.T, name string, mode uint32, size, offset int64, data []byte) {
 		top := t.TempDir()
 		dir := filepath.Join(top, "shared", "containers")
@@ -291,6 +293,13 @@ func FuzzCopyFile(f *testing.F) {
 				Path: path, FileMode: mode, FileSize: size, Offset: offset, Data: data, Uid: int32(os.Getuid()), Gid: int32(os.Getgid()),
 			}
 			_ = r.CopyFile(t.Context(), q)
+			// What is sealed comes to be open, at once and when it comes again.
+			open := func(context.Context, string) ([]byte, error) { return []byte("secret"), nil }
+			_, _ = r.Open(t.Context(), path, open)
+			_ = r.CopyFile(t.Context(), q)
+			if left, err := r.Sealed(path); err == nil && len(left) > 0 && r.openerOf(strings.TrimPrefix(path, dir+"/")) != nil {
+				t.Fatalf("still sealed: %q", left)
+			}
 			behind := piece(path+"/behind", 1, 0, "x")
 			_ = r.CopyFile(t.Context(), behind)
 			_ = r.RemoveFiles(t.Context(), &guestpb.RemoveFilesRequest{Paths: []string{path + "/behind", path}})

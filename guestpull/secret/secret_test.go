@@ -116,7 +116,7 @@ func TestUnseal(t *testing.T) {
 		"unsigned where allowed":   {unsigned(t, sealed.ProviderKBS, password), initdata.SecretsConfig{Unsigned: true}, nil, ""},
 		"signed, unsigned allowed": {good, initdata.SecretsConfig{Unsigned: true}, nil, ""},
 
-		"provider in capitals":     {unsigned(t, "KBS", password), initdata.SecretsConfig{Unsigned: true}, nil, ""},
+		"provider in capitals": {unsigned(t, "KBS", password), initdata.SecretsConfig{Unsigned: true}, nil, ""},
 
 		"unsigned":                     {unsigned(t, sealed.ProviderKBS, password), initdata.SecretsConfig{}, errdefs.ErrPermissionDenied, "secrets.unsigned"},
 		"signed by a stranger":         {strange, only, errdefs.ErrPermissionDenied, "none of secrets.signers"},

@@ -1,6 +1,7 @@
 package agentpolicy
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -259,4 +260,27 @@ func TestOperations(t *testing.T) {
 	if _, err := apply(map[string]any{}, []op{{Op: "add", Path: "/pstate/a", Value: strings.Repeat("x", maxStateSize)}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("too large: %v", err)
 	}
+}
+
+// FuzzCompile reads any text as a policy. One that can be enforced decides within its bounds, and never allows what it has no rule for.
+func FuzzCompile(f *testing.F) {
+	f.Add(idiom)
+	f.Add("package agent_policy\ndefault AllowRequestsFailingPolicy := true")
+	f.Add("package agent_policy\nExecProcessRequest { input.process.Args[_] == \"x\" }")
+	f.Add("package agent_policy\nimport rego.v1\nreasons contains sprintf(\"%s\", [input]) if true")
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := Compile(text)
+		if err != nil {
+			if !errdefs.IsInvalidArgument(err) {
+				t.Fatal(err)
+			}
+			return
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		d, err := p.Decide(ctx, "ExecProcessRequest", map[string]any{"process": map[string]any{"Args": []any{"x"}}}, true)
+		if (err != nil || !p.Has("ExecProcessRequest")) && d.Allowed {
+			t.Errorf("allowed, with rule %t: %v", p.Has("ExecProcessRequest"), err)
+		}
+	})
 }

@@ -63,3 +63,15 @@ func FuzzHosts(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRegistries reads any text as the registries.conf that a key broker hands out.
+func FuzzRegistries(f *testing.F) {
+	f.Add([]byte("unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nprefix = \"a.test/x\"\nlocation = \"b.test\"\n[[registry.mirror]]\nlocation = \"c.test:5000\"\ninsecure = true\n"))
+	f.Add([]byte("[[registry]]\nlocation = \"a.test\"\nblocked = true\n"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		c, err := ParseRegistries(raw)
+		if (err == nil) != (c != nil) || err != nil && !errdefs.IsInvalidArgument(err) && !errdefs.IsNotImplemented(err) {
+			t.Errorf("%+v, %v", c, err)
+		}
+	})
+}

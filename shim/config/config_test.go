@@ -192,6 +192,38 @@ func TestPodAnnotations(t *testing.T) {
 	}
 }
 
+// FuzzPod: whatever a pod's annotations say, its VM stays within the node's limits, and what is refused names the annotation.
+func FuzzPod(f *testing.F) {
+	for key, value := range map[string]string{
+		AnnotationVCPUs: "2", AnnotationMemory: "1024", AnnotationScratch: "0", AnnotationInitdata: "H4sIAAAAAAAA", AnnotationPrefix + "x": "", "other": "x",
+	} {
+		f.Add(key, value, true)
+	}
+	f.Add(AnnotationVCPUs, "-1", true)
+	f.Add(AnnotationMemory, "4294967297", true)
+	f.Fuzz(func(t *testing.T, key, value string, allow bool) {
+		config := Default()
+		config.Hypervisor.EnableAnnotations = nil
+		if allow {
+			config.Hypervisor.EnableAnnotations = []string{"default_vcpus", "default_memory", "scratch_mib"}
+		}
+		config.Initdata.AllowAnnotation = allow
+		plain, err := config.Pod(nil, Demand{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := config.Pod(map[string]string{key: value}, Demand{})
+		switch {
+		case err != nil && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), key)):
+			t.Errorf("%q: %v", key, err)
+		case err == nil && !allow && got != plain:
+			t.Errorf("%q changed the pod to %+v", key, got)
+		case err == nil && (got.VCPUs < 1 || got.VCPUs > max(config.Hypervisor.MaxVCPUs, plain.VCPUs) || got.MemoryMiB > max(config.Hypervisor.MaxMemoryMiB, plain.MemoryMiB)):
+			t.Errorf("%q: %+v is beyond the limits", key, got)
+		}
+	})
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(sample)
 	f.Add([]byte("[hypervisor]\nkernel_params = [\"a\"]\n"))
