@@ -79,6 +79,18 @@ func (m *Measured) decide(ctx context.Context, method string, request proto.Mess
 	case len(d.Reasons) > 0:
 		return deny(method, strings.Join(d.Reasons, "; "))
 	default:
-		return deny(method, fmt.Sprintf("rule %s of the measured policy does not hold (cofferctl policy check tells more)", rule))
+		return deny(method, fmt.Sprintf("rule %s of the measured policy does not hold%s (cofferctl policy check tells more)", rule, m.stranger(request)))
 	}
+}
+
+// annotationKataKind is how Kata's shims tell containers from sandboxes, which policies of its genpolicy insist on. Other shims do not send it.
+const annotationKataKind = "io.katacontainers.pkg.oci.container_type"
+
+// stranger explains why a policy of Kata's genpolicy, which gives no reasons itself, refuses every container of another shim than Kata's.
+func (m *Measured) stranger(request proto.Message) string {
+	r, ok := request.(*agentpb.CreateContainerRequest)
+	if !ok || r.GetOCI().GetAnnotations()[annotationKataKind] != "" || !m.policy.Has("policy_data") || m.policy.Has("reasons") {
+		return ""
+	}
+	return ", and is for containers that Kata's own shim describes: for this shim, make the policy with cofferctl policy generate"
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/coffer-project/coffer/proto/agentpolicy"
 	"github.com/coffer-project/coffer/proto/cdh"
 	guestpb "github.com/coffer-project/coffer/proto/guestpull/v1"
+	"github.com/coffer-project/coffer/proto/oci"
 )
 
 const generous = `package agent_policy
@@ -73,6 +74,33 @@ func TestMeasured(t *testing.T) {
 	}
 	if err := own.Allow(t.Context(), "Forward", &guestpb.ForwardRequest{Port: 80}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPolicyOfKatasTools: whoever uses one with this shim is told what is wrong, and nobody else is.
+func TestPolicyOfKatasTools(t *testing.T) {
+	const kata = "package agent_policy\npolicy_data := {\"containers\": []}\ndefault CreateContainerRequest := false\ndefault ExecProcessRequest := false\n"
+	request := func(annotations map[string]string) *agentpb.CreateContainerRequest {
+		return &agentpb.CreateContainerRequest{OCI: &oci.Spec{Annotations: annotations}}
+	}
+	for name, tc := range map[string]struct {
+		policy      string
+		annotations map[string]string
+		told        bool
+	}{
+		"our shim":           {kata, map[string]string{"io.kubernetes.cri.container-type": "container"}, true},
+		"Kata's shim":        {kata, map[string]string{"io.katacontainers.pkg.oci.container_type": "pod_container"}, false},
+		"written by hand":    {"package agent_policy\ndefault CreateContainerRequest := false", nil, false},
+		"one with reasons":   {kata + "reasons contains \"so\" if true\n", nil, false},
+		"silent with reason": {kata + "reasons contains \"so\" if false\n", nil, false},
+	} {
+		err := measured(t, tc.policy).AllowContainer(t.Context(), request(tc.annotations), &agentpolicy.Facts{Stage: agentpolicy.StageRequest})
+		if !errors.Is(err, errdefs.ErrPermissionDenied) || strings.Contains(err.Error(), "make the policy with cofferctl policy generate") != tc.told {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := measured(t, kata).Allow(t.Context(), "ExecProcess", &agentpb.ExecProcessRequest{}); strings.Contains(err.Error(), "Kata") {
+		t.Errorf("exec: %v", err)
 	}
 }
 
