@@ -77,6 +77,7 @@ VM_TESTS   := ./integration/guestagent ./integration/guestboot ./shim/vm/qemu
 test: setup guest ## run all tests: unit, root and uvm (QEMU); nothing is skipped for want of a tool (make check vets)
 	@cd proto/volume/oracle && $(GO) test ./...
 	@cd proto/sigstore/oracle && $(GO) test -tags containers_image_openpgp ./...
+	@$(MAKE) --no-print-directory test-gpu-evidence
 	@COFFER_REQUIRE=1 $(GO) test -vet=off -timeout 15m $$($(GO) list ./... | grep -vxF -f <($(GO) list $(VM_TESTS) $(NODE_TESTS)))
 	@COFFER_REQUIRE=1 $(GO) test -vet=off -timeout 15m $(VM_TESTS)
 	@COFFER_REQUIRE=1 $(GO) test -vet=off -timeout 30m $(NODE_TESTS)
@@ -84,6 +85,17 @@ test: setup guest ## run all tests: unit, root and uvm (QEMU); nothing is skippe
 .PHONY: unit-test
 unit-test: ## run the tests that need neither root nor QEMU
 	@COFFER_TEST_TIER=unit $(GO) test ./...
+
+# NVIDIA's header marks functions that go-nvml wraps as deprecated; none of them is used here.
+NVML := CGO_ENABLED=1 CGO_CFLAGS='-O2 -g -Wno-deprecated-declarations' $(GO)
+
+.PHONY: gpu-evidence
+gpu-evidence: ## build the program that asks the NVIDIA driver, for the image of the driver (needs gcc)
+	@$(NVML) build -tags nvml -trimpath -buildvcs=false -ldflags '-s -w' -o bin/coffer-gpu-evidence ./cmd/coffer-gpu-evidence
+
+.PHONY: test-gpu-evidence
+test-gpu-evidence: ## test that program with NVIDIA's mock of its library, up to the key broker (needs gcc)
+	@$(NVML) test -tags nvml ./cmd/coffer-gpu-evidence ./guestpull/attest/nvgpu/... ./integration/evidence
 
 .PHONY: test-pkcs11
 test-pkcs11: ## test the key broker's master key in an HSM with SoftHSM (needs gcc and softhsm2; SOFTHSM2_LIBRARY=path of its library)

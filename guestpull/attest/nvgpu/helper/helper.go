@@ -91,6 +91,17 @@ func ask(library Library, q *nvgpu.Question) (*nvgpu.Answer, error) {
 
 // collect asks one GPU after the other: each report keeps the GPU's security processor busy, and drivers let one through at a time.
 func collect(library Library, nonce [kbs.NVIDIANonce]byte) (*kbs.NVIDIAEvidence, error) {
+	state, err := library.State()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case state.MultiGPU == nvgpu.MultiGPUProtectedPCIe:
+		// No verifier may believe such GPUs without their switches.
+		return nil, fmt.Errorf("GPUs are set up to trust their NVSwitches (PPCIE), whose evidence comes from NVIDIA's library NSCQ, which is not supported: %w", errdefs.ErrNotImplemented)
+	case state.Mode == nvgpu.ModeOff && state.MultiGPU == nvgpu.MultiGPUNone:
+		return nil, fmt.Errorf("confidential computing is off on the GPUs, so they have no evidence: set cc.mode of the node to on: %w", errdefs.ErrFailedPrecondition)
+	}
 	gpus, err := library.GPUs()
 	if err != nil {
 		return nil, err

@@ -1,0 +1,13 @@
+//go:build !nvml
+
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+func main() {
+	fmt.Fprintln(os.Stderr, "coffer-gpu-evidence: this build cannot load NVIDIA's library: build it by make gpu-evidence")
+	os.Exit(1)
+}
