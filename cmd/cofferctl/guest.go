@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/coffer-project/coffer/owner/extension"
 	"github.com/coffer-project/coffer/owner/guestimage"
 )
 
@@ -36,6 +37,15 @@ func guestCommand() *cli.Command {
 				ArgsUsage: "DIR",
 				Action:    inspectGuest,
 			},
+			{
+				Name:      "extension",
+				Usage:     "pack an EROFS file system as an extension image, and print the kernel parameter that guests check it by",
+				ArgsUsage: "NAME EROFS",
+				Flags: []cli.Flag{
+					&cli.PathFlag{Name: "out", Required: true, Usage: "image `FILE`: its disk gets the serial extension-NAME"},
+				},
+				Action: packExtension,
+			},
 		},
 	}
 }
@@ -56,6 +66,18 @@ func buildGuest(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "%s is up to date\n", c.Path("out"))
 	}
 	return printGuest(c.App.Writer, m)
+}
+
+func packExtension(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return fmt.Errorf("guest extension takes a name and an EROFS file system (mkfs.erofs -T0 FILE DIR)")
+	}
+	param, err := extension.Pack(c.Context, c.Args().Get(0), c.Args().Get(1), c.Path("out"))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.App.Writer, param)
+	return err
 }
 
 func inspectGuest(c *cli.Context) error {

@@ -15,6 +15,9 @@ type Machine struct {
 	// Params is what the kernel command line asked for.
 	Params Params
 
+	// inherited is what another init has left behind.
+	inherited inherited
+
 	phases   phases
 	modules  *loader
 	loopback *background
@@ -24,14 +27,18 @@ type Machine struct {
 	started   time.Time
 }
 
-// Init turns a bare initramfs into a working machine. It must be called once, by PID 1, before anything else is mounted
-// or started. What only containers need starts with Ready: see WaitComplete. Any error means that the
-// machine is unfit for use; hand it to PowerOff.
+// Init turns a bare initramfs into a working machine. It must be called once, by PID 1, before it has mounted or started
+// anything. Another init may have been PID 1 before and become this program: what it has mounted is kept. What only containers need
+// starts with Ready: see WaitComplete. Any error means that the machine is unfit for use; hand it to PowerOff.
 func Init(ctx context.Context) (*Machine, error) {
 	if pid := os.Getpid(); pid != 1 {
 		return nil, fmt.Errorf("process %d is not the machine's init: %w", pid, errdefs.ErrFailedPrecondition)
 	}
-	m := &Machine{started: time.Now(), loopback: newBackground(), mounts: newBackground()}
+	world, err := lookAround()
+	if err != nil {
+		return nil, err
+	}
+	m := &Machine{inherited: world, started: time.Now(), loopback: newBackground(), mounts: newBackground()}
 	uptime := sinceKernel()
 	m.phases.add("kernel", uptime)
 	sayf("pid 1 started %.3f s after the kernel", uptime.Seconds())
@@ -40,8 +47,9 @@ func Init(ctx context.Context) (*Machine, error) {
 		name string
 		run  func(context.Context) error
 	}{
-		{"root", func(context.Context) error { return moveRoot() }},
-		{"mounts", func(context.Context) error { return mountAll(baseMounts) }},
+		{"root", func(context.Context) error { return moveRoot(world) }},
+		{"mounts", func(context.Context) error { return mountAll(baseMounts, world) }},
+		{"inherited", func(context.Context) error { return world.settleIn() }},
 		{"params", m.readParams},
 		{"limits", func(context.Context) error { return setLimits() }},
 		{"reaper", func(context.Context) error { return startReaper() }},
@@ -94,6 +102,10 @@ func (m *Machine) Phases() []Phase { return m.phases.list() }
 
 // AddPhase records a step that another part of the start-up took, for the boot report.
 func (m *Machine) AddPhase(name string, took time.Duration) { m.phases.add(name, took) }
+
+// Inherited tells whether another init has started the machine and become this program, as NVIDIA's does. It has done what an init
+// does, the duties for GPUs included.
+func (m *Machine) Inherited() bool { return m.inherited.byInit }
 
 // PowerOff ends the machine and does not return. With a reason it is a fault: the reason is the last line on the console,
 // where the shim finds it. Everything unsaved in guest memory is gone, as it should be.

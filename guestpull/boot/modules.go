@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -163,6 +164,9 @@ func hasCPUFlag(info, flag string) bool {
 // loadTransport loads what the control channel needs.
 func (m *Machine) loadTransport(ctx context.Context) error {
 	list, err := readModules()
+	if m.inherited.byInit && errors.Is(err, fs.ErrNotExist) {
+		list, err = nil, nil // another image than ours, whose kernel has what a guest needs
+	}
 	if err != nil {
 		return err
 	}
@@ -184,12 +188,12 @@ func (m *Machine) startBackground(ctx context.Context) {
 	go run("loopback", m.loopback, loopbackUp)
 	go func() {
 		run("disks_modules", l.disks, func() error { return l.load(ctx, stageDisks) })
-		run("container_mounts", m.mounts, mountForContainers)
+		run("container_mounts", m.mounts, func() error { return mountForContainers(m.inherited) })
 		run("devices_modules", l.devices, func() error {
 			if err := l.load(ctx, stageDevices); err != nil {
 				return err
 			}
-			return mountAll(lateMounts)
+			return mountAll(lateMounts, m.inherited)
 		})
 	}()
 }

@@ -63,10 +63,14 @@ var links = map[string]string{
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// mountAll mounts a table.
-func mountAll(table []mountPoint) error {
+// mountAll mounts a table. What is there already is kept.
+func mountAll(table []mountPoint, world inherited) error {
 	for _, row := range table {
-		if err := row.mount(); err != nil {
+		step := row.mount
+		if world.has(row) {
+			step = row.adjust
+		}
+		if err := step(); err != nil {
 			return err
 		}
 	}
@@ -74,8 +78,8 @@ func mountAll(table []mountPoint) error {
 }
 
 // mountForContainers mounts what containers need, makes the links and hands the cgroup controllers down.
-func mountForContainers() error {
-	if err := mountAll(containerMounts); err != nil {
+func mountForContainers(world inherited) error {
+	if err := mountAll(containerMounts, world); err != nil {
 		return err
 	}
 	for name, target := range links {
@@ -98,17 +102,23 @@ func (p mountPoint) mount() error {
 		}
 		return fmt.Errorf("make mount point %s: %w", p.target, err)
 	}
-	err := unix.Mount(p.source, p.target, p.fstype, p.flags, p.data)
+	err := p.tryMount(p.source, 0)
+	if p.optional && (errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)) {
+		return nil
+	}
+	return err
+}
+
+// tryMount mounts a row, or changes the mount that is there with the flag for it.
+func (p mountPoint) tryMount(source string, flags uintptr) error {
+	err := unix.Mount(source, p.target, p.fstype, p.flags|flags, p.data)
 	if small, large := strings.CutSuffix(p.data, largePages); large && errors.Is(err, unix.EINVAL) {
-		err = unix.Mount(p.source, p.target, p.fstype, p.flags, small)
+		err = unix.Mount(source, p.target, p.fstype, p.flags|flags, small)
 	}
-	switch {
-	case err == nil:
-		return nil
-	case p.optional && (errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)):
-		return nil
+	if err != nil {
+		return fmt.Errorf("mount %s at %s: %w", p.fstype, p.target, err)
 	}
-	return fmt.Errorf("mount %s at %s: %w", p.fstype, p.target, err)
+	return nil
 }
 
 // delegateControllers lets child cgroups use every controller that the kernel has.

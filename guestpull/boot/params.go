@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/coffer-project/coffer/guestpull/extension"
+	"github.com/coffer-project/coffer/guestpull/gpu"
 	"github.com/coffer-project/coffer/guestpull/scratch"
 )
 
@@ -39,6 +41,10 @@ type Params struct {
 	InitDataDigest InitDataDigest
 	// Scratch is coffer.scratch, encrypted or authenticated: the guest is to have a scratch disk. Default: none.
 	Scratch scratch.Protection
+	// Extensions are the extension images that the command line promises, kata.extension.NAME.verity_params.
+	Extensions []extension.Image
+	// GPU is nvrc.*, how GPUs are to be set up.
+	GPU gpu.Params
 	// Ignored names the agent.* parameters that this guest knows of no use for, for a warning.
 	Ignored []string
 }
@@ -70,9 +76,9 @@ var setters = map[string]func(*Params, string) error{
 	"coffer.scratch":               func(p *Params, v string) error { return setScratch(&p.Scratch, v) },
 }
 
-// ParseParams reads a kernel command line. Parameters that belong to the kernel are passed over; agent.* parameters
-// that a Kata shim may send but that mean nothing here are named in Ignored. A coffer.* parameter that is unknown, and
-// any known one with a bad value or given twice, is refused with errdefs.ErrInvalidArgument.
+// ParseParams reads a kernel command line. Parameters that belong to the kernel are passed over; agent.* and nvrc.* parameters
+// that a Kata shim may send but that mean nothing here are named in Ignored. A coffer.* or kata.extension.* parameter that is unknown,
+// and any known one with a bad value or given twice, is refused with errdefs.ErrInvalidArgument.
 func ParseParams(cmdline string) (Params, error) {
 	p := Params{
 		LogLevel:         log.InfoLevel,
@@ -81,21 +87,20 @@ func ParseParams(cmdline string) (Params, error) {
 		CDITimeout:       100 * time.Second,
 		LaunchTimeout:    6 * time.Second,
 		PipeSize:         256 << 10,
+		GPU:              gpu.DefaultParams(),
 	}
 	seen := map[string]bool{}
 	for word := range strings.FieldsSeq(cmdline) {
 		name, value, _ := strings.Cut(word, "=")
-		ours := strings.HasPrefix(name, "coffer.")
-		if !ours && !strings.HasPrefix(name, "agent.") {
-			continue
-		}
-		set, known := setters[name]
-		if !known {
-			if ours {
-				return Params{}, fmt.Errorf("kernel parameter %s is unknown to this guest: %w", clean(name), errdefs.ErrInvalidArgument)
-			}
+		set, known := setter(name)
+		switch {
+		case !known && strings.HasPrefix(name, "coffer."):
+			return Params{}, fmt.Errorf("kernel parameter %s is unknown to this guest: %w", clean(name), errdefs.ErrInvalidArgument)
+		case !known && (strings.HasPrefix(name, "agent.") || gpu.IsParam(name)):
 			p.Ignored = append(p.Ignored, clean(name))
 			continue
+		case !known:
+			continue // the kernel's
 		}
 		if seen[name] {
 			return Params{}, fmt.Errorf("kernel parameter %s is given twice: %w", name, errdefs.ErrInvalidArgument)
@@ -108,6 +113,27 @@ func ParseParams(cmdline string) (Params, error) {
 	slices.Sort(p.Ignored)
 	p.Ignored = slices.Compact(p.Ignored)
 	return p, nil
+}
+
+// setter finds who reads a parameter.
+func setter(name string) (set func(*Params, string) error, known bool) {
+	if extension.IsParam(name) {
+		return func(p *Params, v string) error { return addExtension(&p.Extensions, name, v) }, true
+	}
+	if set := gpu.Setter(name); set != nil {
+		return func(p *Params, v string) error { return set(&p.GPU, v) }, true
+	}
+	set, known = setters[name]
+	return set, known
+}
+
+func addExtension(to *[]extension.Image, name, value string) error {
+	image, err := extension.ParseParam(name, value)
+	if err != nil {
+		return err
+	}
+	*to = append(*to, image)
+	return nil
 }
 
 func setLevel(to *log.Level, value string) error {

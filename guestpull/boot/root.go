@@ -8,13 +8,17 @@ import (
 )
 
 // moveRoot gives the root file system a parent mount, without which pivot_root fails with EINVAL and no OCI runtime can
-// start a container: the initramfs is the one mount that has no parent. A bind mount of it on top of itself has one.
-func moveRoot() error {
+// start a container: the initramfs is the one mount that has no parent. A bind mount of it on top of itself has one. What is mounted
+// in it comes along.
+func moveRoot(world inherited) error {
+	if !world.bareRoot() {
+		return nil
+	}
 	const stand = "/.root"
 	if err := os.Mkdir(stand, 0o755); err != nil && !os.IsExist(err) {
 		return fmt.Errorf("make directory %s: %w", stand, err)
 	}
-	if err := unix.Mount("/", stand, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount("/", stand, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind / to %s: %w", stand, err)
 	}
 	if err := unix.Chdir(stand); err != nil {

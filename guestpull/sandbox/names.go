@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/coffer-project/coffer/proto/lazyregexp"
 )
@@ -88,7 +90,11 @@ func writeFile(path string, data []byte) error {
 		return err
 	}
 	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+	err := os.WriteFile(tmp, data, 0o644)
+	if errors.Is(err, unix.EROFS) {
+		return os.WriteFile(path, data, 0o644) // the one file of a read-only root that can be written
+	}
+	if err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -28,6 +29,8 @@ type Config struct {
 	Params    []string // kernel parameters
 	Disks     []string // files
 	MemoryMiB int      // default 384
+	// Serials name disks besides, by the files that they are.
+	Serials map[string]string
 	// MAC gives the guest a card with this address, on QEMU's user network. There it reaches this machine's loopback at
 	// 10.0.2.2.
 	MAC string
@@ -52,6 +55,10 @@ func (c Config) args(image, socket string) []string {
 	for i, disk := range c.Disks {
 		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=d%d,readonly=on", disk, i),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=d%d", i))
+	}
+	for _, serial := range slices.Sorted(maps.Keys(c.Serials)) {
+		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=s-%s,readonly=on", c.Serials[serial], serial),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=s-%s,serial=%s", serial, serial))
 	}
 	if c.MAC != "" {
 		args = append(args, "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,mac="+c.MAC)

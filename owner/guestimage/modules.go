@@ -45,6 +45,9 @@ var roots = []root{
 	{"aesni_intel", "storage", false, "-"},
 	{"xts", "storage", true, "-"},
 	{"gcm", "storage", true, "-"},
+	// Extension images.
+	{"erofs", "extension", true, "-"},
+	{"dm_verity", "extension", true, "-"},
 	// A scratch disk that is encrypted, and what it needs besides to be authenticated, too. A cipher must be there before
 	// it is used: nobody loads it when the kernel asks.
 	{"aesni_intel", "scratch", false, "-"},

@@ -115,6 +115,15 @@ func run(ctx context.Context, m *boot.Machine, words []string) (string, error) {
 			return "none", err
 		}
 		return fmt.Sprintf("%s:%x bound=%t aa=%s", d.Algorithm, d.Digest, d.Bound, d.Document.Data["aa.toml"]), nil
+	case "extensions":
+		mounted, err := m.Extensions(ctx)
+		var b strings.Builder
+		for _, e := range mounted {
+			fmt.Fprintf(&b, "%s %s\n", e.Name, e.Path("tool", "none"))
+		}
+		return b.String() + "end", err
+	case "run":
+		return child(words[1], words[2:]...)
 	case "pivot":
 		return child("/init", "pivot")
 	case "panic":

@@ -1,0 +1,56 @@
+package gpu
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coffer-project/coffer/guestpull/attest/nvgpu"
+	"github.com/coffer-project/coffer/guestpull/extension"
+)
+
+// Machine returns the options of the running guest, without its parameters and its key broker.
+func Machine(start Start, extensions []*extension.Extension) (Options, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return Options{}, fmt.Errorf("find the kernel's release: %w", err)
+	}
+	o := Options{
+		Root: "/", Start: start, Insert: InsertModule, MakeNode: MakeDevice, Extensions: extensions,
+		Kernel: unix.ByteSliceToString(name.Release[:]),
+	}
+	if program := o.place().file(nvgpu.Program); exists(program) {
+		asked := nvgpu.Options{Program: program, Start: nvgpu.Start(start)}
+		if library := o.place().file(library); exists(library) {
+			asked.Library = library
+		}
+		o.Driver = driver{nvgpu.New(asked)}
+	}
+	return o, nil
+}
+
+// library is NVIDIA's management library.
+const library = "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
+
+func exists(path string) bool {
+	_, err := os.Stat(filepath.Clean(path))
+	return err == nil
+}
+
+// driver is the one that package nvgpu asks.
+type driver struct{ client *nvgpu.Client }
+
+// State implements Driver.
+func (d driver) State(ctx context.Context) (State, error) {
+	s, err := d.client.State(ctx)
+	if err != nil {
+		return State{}, err
+	}
+	return State{Confidential: s.Mode != nvgpu.ModeOff || s.MultiGPU != nvgpu.MultiGPUNone, Ready: s.Ready}, nil
+}
+
+// SetReady implements Driver.
+func (d driver) SetReady(ctx context.Context) error { return d.client.SetReady(ctx, true) }
