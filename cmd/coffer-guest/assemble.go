@@ -12,8 +12,10 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/container/runc"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
+	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/files"
+	"github.com/coffer-project/coffer/guestpull/gpu"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/network"
 	"github.com/coffer-project/coffer/guestpull/policy"
@@ -38,6 +40,8 @@ type settings struct {
 	platform       attest.Platform
 	policy         policy.Engine
 	secrets        *lateSecrets
+	gpus           *gpu.Service
+	startGPUs      func(keys decrypt.KeySource) // called once it is known whom to be attested by; nil on a development machine
 	cgroups        cgroup.Root
 	scratch        string                      // where the scratch disk is mounted; empty: nowhere
 	place          *scratch.Place              // the same for those who must wait for it
@@ -82,7 +86,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	}
 	copied := files.New(s.base)
 	containers, err := container.New(container.Options{
-		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), Scratch: s.place, Policy: s.policy, Secrets: s.secrets, Files: copied, Base: s.base, Cgroups: s.cgroups,
+		Images: images, Runtime: driver, Sandbox: pod, Holder: hold(false), Disks: disk.New(s.hotplug), CDI: s.gpus, Scratch: s.place, Policy: s.policy, Secrets: s.secrets, Files: copied, Base: s.base, Cgroups: s.cgroups,
 		CgroupParent: "/coffer", PipeSize: s.pipeSize,
 	})
 	if err != nil {
@@ -90,7 +94,7 @@ func assemble(s settings, images container.Images) (*server.Server, error) {
 	}
 	return server.New(server.Options{
 		Containers: containers, Pulls: s.pulls, Sandbox: pod, Network: network.New(), Files: copied,
-		Policy: s.policy, BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init,
+		Policy: s.policy, BootPhases: s.phases, Complete: s.complete, AgentVersion: version, Init: s.init, Figures: s.gpus.Figures,
 		Forwards: s.init, Scratch: s.init,
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
+	"github.com/coffer-project/coffer/guestpull/gpu"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/scratch"
 	"github.com/coffer-project/coffer/guestpull/server"
@@ -94,12 +95,14 @@ func hostSettings(base, runcPath, measured string) (settings, error) {
 		cgroups:    cgroup.Default,
 		place:      scratch.NewPlace(),
 		secrets:    newLateSecrets(),
+		gpus:       gpu.New(time.Second),
 		complete:   func(context.Context) error { return nil },
 		phases:     func() []server.Phase { return nil },
 		pulls:      image.NewTracker(),
 		pullLimit:  20 * time.Minute,
 	}
 	s.place.Set("", nil)
+	s.gpus.Refuse(fmt.Errorf("a development machine gives no passed-through devices: %w", errdefs.ErrNotImplemented))
 	if measured == "" {
 		return s, nil
 	}

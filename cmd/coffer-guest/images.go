@@ -88,6 +88,9 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	}
 	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), options...), program, reap.New().Start)
 	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpacker, layers, pulling...)
+	if s.startGPUs != nil {
+		s.startGPUs(keys)
+	}
 	return image.NewBackground(ctx, puller, s.pullLimit), nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container"
+	"github.com/coffer-project/coffer/guestpull/decrypt"
+	"github.com/coffer-project/coffer/guestpull/extension"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/transport"
@@ -80,12 +82,16 @@ func (noImages) Release(context.Context, string) error { return nil }
 func configure(ctx context.Context, m *boot.Machine, s settings, images *lateImages, engine *policy.Late) {
 	begin := time.Now()
 	refuse := func(err error) {
-		log.G(ctx).Error("every request is refused, with the reason: the measured document cannot be used")
+		log.G(ctx).Error("every request is refused, with this reason: the measured document or an extension cannot be used")
 		engine.Set(policy.NewDenied(err))
 		images.set(noImages{err})
+		s.gpus.Refuse(err)
 	}
 	var err error
-	s.platform, s.initdata, err = measuredDocument(ctx, m)
+	var extensions []*extension.Extension
+	if s.platform, s.initdata, err = measuredDocument(ctx, m); err == nil {
+		extensions, err = m.Extensions(ctx)
+	}
 	if errdefs.IsFailedPrecondition(err) {
 		refuse(err)
 		return
@@ -120,8 +126,10 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 		// The machine is sound, and whoever creates a container learns why there is none.
 		log.G(ctx).WithError(err).Error("pod has no scratch disk")
 		images.set(noImages{err})
+		s.gpus.Refuse(err)
 		return
 	}
+	s.startGPUs = func(keys decrypt.KeySource) { startGPUs(ctx, m, s.gpus, extensions, keys) }
 	puller, err := newImages(ctx, s)
 	if errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err) {
 		refuse(err) // what the document says of registries and keys

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
+	"github.com/coffer-project/coffer/guestpull/gpu"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/sandbox/holder"
@@ -51,6 +52,7 @@ func serveMachine(ctx context.Context, m *boot.Machine) error {
 		cgroups:    cgroup.Default,
 		place:      scratch.NewPlace(),
 		secrets:    newLateSecrets(),
+		gpus:       gpu.New(m.Params.CDITimeout),
 		complete:   m.WaitComplete,
 		pulls:      image.NewTracker(),
 		pullLimit:  m.Params.ImagePullTimeout,

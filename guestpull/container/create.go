@@ -119,6 +119,9 @@ func (m *Manager) createWorkload(ctx context.Context, c *Container, p *plan, req
 	if err := c.completeProcess(ctx, p); err != nil {
 		return err
 	}
+	if err := m.addPassed(ctx, p); err != nil {
+		return err
+	}
 	sealedMounts, err := m.findSealed(c, p)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ func (m *Manager) facts(p *plan, stage string) *agentpolicy.Facts {
 	if p.sandbox {
 		return f
 	}
-	f.Disks = p.disks
+	f.Disks, f.Passed, f.CDI = p.disks, p.passed, p.brought
 	root := imageFacts(p.image, p.pulled)
 	f.Image = &root
 	for _, v := range p.volumes {

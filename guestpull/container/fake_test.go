@@ -183,6 +183,7 @@ type fakes struct {
 	policy  *fakePolicy
 	secrets *fakeSecrets
 	files   *files.Receiver
+	cdi     fakeCDI
 }
 
 // fakePolicy refuses at one stage, and keeps what it was told.
@@ -202,6 +203,20 @@ func (f *fakePolicy) AllowContainer(_ context.Context, _ *agentpb.CreateContaine
 	return nil
 }
 
+// fakeCDI has one device, with one of everything.
+type fakeCDI struct{}
+
+func (fakeCDI) Inject(_ context.Context, to *specs.Spec, names []string) error {
+	if len(names) != 1 || names[0] != "nvidia.com/gpu=0" {
+		return errdefs.ErrNotFound
+	}
+	to.Process.Env = append(to.Process.Env, "NVIDIA_VISIBLE_DEVICES=void")
+	to.Mounts = append(to.Mounts, specs.Mount{Source: "/run/kata-extensions/gpu/lib/x", Destination: "/usr/lib/x", Type: "bind"})
+	to.Linux.Devices = append(to.Linux.Devices, specs.LinuxDevice{Path: "/dev/nvidia0", Type: "c"})
+	to.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/run/kata-extensions/gpu/bin/hook"}}}
+	return nil
+}
+
 func newFakes(t *testing.T) *fakes {
 	t.Helper()
 	f := &fakes{
@@ -210,6 +225,7 @@ func newFakes(t *testing.T) *fakes {
 		sandbox: &fakeSandbox{sysctls: map[string]string{}},
 		policy:  &fakePolicy{},
 		secrets: &fakeSecrets{values: map[string]string{}},
+		cdi:     fakeCDI{},
 	}
 	base := t.TempDir()
 	f.files = files.New(base)
@@ -226,6 +242,7 @@ func newFakes(t *testing.T) *fakes {
 		Holder:       func() (Process, error) { return f.runtime.start("holder") },
 		Cgroups:      cgroup.Root(t.TempDir()), // not a cgroup file system: no figures, nothing to remove
 		CgroupParent: "/coffer",
+		CDI:          f.cdi,
 		Disks:        fakeDisks{"1e/01": {Major: 254, Minor: 16}, "1e/02": {Major: 254, Minor: 32, ReadOnly: true}},
 	})
 	if err != nil {

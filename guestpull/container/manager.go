@@ -33,6 +33,7 @@ type Options struct {
 	Sandbox Sandbox
 	Holder  Holder
 	Disks   Disks
+	CDI     CDI
 	Scratch Scratch
 	Policy  Policy
 	Secrets Secrets
@@ -56,7 +57,7 @@ type Manager struct {
 
 // New returns a manager without containers.
 func New(o Options) (*Manager, error) {
-	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Disks == nil || o.Scratch == nil || o.Policy == nil || o.Secrets == nil || o.Files == nil || o.Base == "" || o.Cgroups == "" || o.CgroupParent == "" {
+	if o.Images == nil || o.Runtime == nil || o.Sandbox == nil || o.Holder == nil || o.Disks == nil || o.CDI == nil || o.Scratch == nil || o.Policy == nil || o.Secrets == nil || o.Files == nil || o.Base == "" || o.Cgroups == "" || o.CgroupParent == "" {
 		return nil, errors.New("container manager lacks a part")
 	}
 	return &Manager{Options: o, containers: make(map[string]*Container)}, nil

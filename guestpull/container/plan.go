@@ -59,8 +59,10 @@ type plan struct {
 	volumes   []imageVolume
 	storages  []*agentpb.Storage // all but the images
 	devices   []plannedDevice
-	functions []string // where passed-through devices are
-	disks     []string // names of the disks among them, once they are found
+	functions []string         // where passed-through devices are
+	disks     []string         // names of the disks among them, once they are found
+	passed    []string         // passed-through devices that annotations name
+	brought   *agentpolicy.CDI // what those bring along, once it is known
 	spec      *specs.Spec
 	users     spec.Users
 	userNS    string // path of the user namespace
@@ -108,7 +110,10 @@ func (m *Manager) readRequest(req *agentpb.CreateContainerRequest) (*plan, error
 	if err != nil {
 		return nil, err
 	}
-	return p, p.planKind(req, metadata)
+	if err := p.planKind(req, metadata); err != nil {
+		return nil, err
+	}
+	return p, p.planPassed(req)
 }
 
 // buildSpec rebuilds the specification, and finds the pod's namespaces for it.

@@ -36,6 +36,12 @@ type Scratch interface {
 	Dir(ctx context.Context) (string, error)
 }
 
+// CDI gives containers the passed-through devices that annotations name; package gpu's Service is one.
+type CDI interface {
+	// Inject adds the devices to the specification. It may have to wait until they can be used. NotFound: the guest has no such device.
+	Inject(ctx context.Context, to *specs.Spec, names []string) error
+}
+
 // Stdio is what a new process gets for its standard streams: a terminal that the runtime makes, or pipes.
 type Stdio struct {
 	Terminal bool

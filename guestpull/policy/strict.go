@@ -119,6 +119,19 @@ func set(words string) map[string]bool {
 	return out
 }
 
+// guestDriven is the type of passed-through devices. The guest itself says what a container gets with a GPU, and GPUs work only once they
+// are attested. Disks are another matter: the host can read and write them.
+const guestDriven = "vfio-pci-gk"
+
+func hasDevices(request *agentpb.CreateContainerRequest) bool {
+	for _, d := range request.GetDevices() {
+		if d.GetType() != guestDriven {
+			return true
+		}
+	}
+	return len(request.GetOCI().GetLinux().GetDevices()) > 0
+}
+
 // checkContainer judges all of a container but its process. An image is one storage, the root; what more the host wants is refused.
 func checkContainer(request *agentpb.CreateContainerRequest, facts *agentpolicy.Facts) string {
 	spec := request.GetOCI()
@@ -127,7 +140,7 @@ func checkContainer(request *agentpb.CreateContainerRequest, facts *agentpolicy.
 		return "the container has storages besides its image"
 	case facts.Sandbox:
 		return "" // no program of it runs
-	case len(request.GetDevices()) > 0 || len(spec.GetLinux().GetDevices()) > 0:
+	case hasDevices(request):
 		return "the container has devices"
 	case len(facts.Disks) > 0:
 		return "the container has disks of the host's"

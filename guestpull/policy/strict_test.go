@@ -92,8 +92,12 @@ func TestStrictContainer(t *testing.T) {
 		"emptyDir": {func(r *container, _ *agentpolicy.Facts) {
 			r.Storages = append(r.Storages, &agentpb.Storage{Driver: "ephemeral"})
 		}, "storages"},
-		"image volume":     {func(_ *container, f *agentpolicy.Facts) { f.Volumes = make([]agentpolicy.Image, 1) }, "storages"},
-		"block device":     {func(r *container, _ *agentpolicy.Facts) { r.Devices = make([]*agentpb.Device, 1) }, "devices"},
+		"image volume": {func(_ *container, f *agentpolicy.Facts) { f.Volumes = make([]agentpolicy.Image, 1) }, "storages"},
+		"block device": {func(r *container, _ *agentpolicy.Facts) { r.Devices = make([]*agentpb.Device, 1) }, "devices"},
+		"GPU": {func(r *container, f *agentpolicy.Facts) {
+			r.Devices = []*agentpb.Device{{Type: "vfio-pci-gk"}}
+			f.Passed, f.CDI = []string{"nvidia.com/gpu=0"}, &agentpolicy.CDI{}
+		}, ""},
 		"device node":      {func(r *container, _ *agentpolicy.Facts) { r.OCI.Linux.Devices = make([]*oci.LinuxDevice, 1) }, "devices"},
 		"shared processes": {func(r *container, _ *agentpolicy.Facts) { r.SandboxPidns = true }, "processes"},
 		"kernel variable": {func(r *container, _ *agentpolicy.Facts) {

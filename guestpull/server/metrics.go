@@ -32,7 +32,14 @@ func (s *service) GetMetrics(context.Context, *agentpb.GetMetricsRequest) (*agen
 		return nil, fmt.Errorf("read figures of the guest: %w", err)
 	}
 	var out strings.Builder
-	gauge := func(name, value string) { fmt.Fprintf(&out, "# TYPE %s gauge\n%s %s\n", name, name, value) }
+	typed := map[string]bool{}
+	gauge := func(name, value string) {
+		if family, _, _ := strings.Cut(name, "{"); !typed[family] {
+			typed[family] = true
+			fmt.Fprintf(&out, "# TYPE %s gauge\n", family)
+		}
+		fmt.Fprintf(&out, "%s %s\n", name, value)
+	}
 	lines := bufio.NewScanner(bytes.NewReader(meminfo))
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
@@ -49,5 +56,8 @@ func (s *service) GetMetrics(context.Context, *agentpb.GetMetricsRequest) (*agen
 	}
 	gauge("coffer_guest_processors", strconv.Itoa(runtime.NumCPU()))
 	gauge("coffer_agent_goroutines", strconv.Itoa(runtime.NumGoroutine()))
+	if s.Figures != nil {
+		s.Figures(gauge)
+	}
 	return &agentpb.Metrics{Metrics: out.String()}, nil
 }

@@ -117,6 +117,8 @@ type Options struct {
 	Complete func(context.Context) error
 	// BootPhases returns the steps of the guest's start.
 	BootPhases func() []Phase
+	// Figures reports further figures of the guest for its metrics; nil for none.
+	Figures func(gauge func(name, value string))
 	// AgentVersion is for the health service.
 	AgentVersion string
 	// Init tells whether the agent is the guest's first process.

@@ -24,6 +24,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/files"
+	"github.com/coffer-project/coffer/guestpull/gpu"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/network"
 	"github.com/coffer-project/coffer/guestpull/policy"
@@ -176,8 +177,10 @@ func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
 	place.Set("", nil)
 	g := &guest{registry: images, runtime: &runtime{live: map[string]*exec.Cmd{}}, base: images.base}
 	g.files = files.New(g.base)
+	gpus := gpu.New(time.Second)
+	gpus.Refuse(errdefs.ErrNotFound)
 	manager, err := container.New(container.Options{
-		Images: images, Secrets: secret.New(nil, initdata.SecretsConfig{}), Files: g.files, Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, Scratch: place, Policy: engine, Base: g.base,
+		Images: images, Secrets: secret.New(nil, initdata.SecretsConfig{}), Files: g.files, Runtime: g.runtime, Sandbox: sandbox{}, Disks: noDisks{}, CDI: gpus, Scratch: place, Policy: engine, Base: g.base,
 		Holder: func() (container.Process, error) { return g.runtime.start("holder") }, Cgroups: cgroup.Root(t.TempDir()), CgroupParent: "/coffer",
 	})
 	if err != nil {

@@ -28,6 +28,7 @@ var image = guestvm.NewImage("cmd/coffer-guest")
 func TestMain(m *testing.M) {
 	code := m.Run()
 	image.Remove()
+	otherInit.Remove()
 	os.Exit(code)
 }
 
@@ -37,10 +38,17 @@ type guest struct {
 	diagnostics guestpb.DiagnosticsService
 	registry    *registrytest.Registry
 	host        string // the registry's name in references
+	vm          *guestvm.VM
 }
 
 // boot starts a guest and sets up its network.
 func boot(t *testing.T) *guest {
+	t.Helper()
+	return bootWith(t, image, guestvm.Config{Params: []string{"agent.log=debug"}, MemoryMiB: 512})
+}
+
+// bootWith starts a guest of another image or shape.
+func bootWith(t *testing.T, image *guestvm.Image, c guestvm.Config) *guest {
 	t.Helper()
 	g := &guest{registry: registrytest.Start(t)}
 	_, port, err := net.SplitHostPort(g.registry.Addr())
@@ -48,9 +56,9 @@ func boot(t *testing.T) *guest {
 	g.host = net.JoinHostPort(gateway, port)
 	disk := filepath.Join(t.TempDir(), "initdata")
 	writeInitData(t, disk, g.host)
-	v := guestvm.Start(t, image, guestvm.Config{
-		Params: []string{"agent.log=debug"}, Disks: []string{disk}, MemoryMiB: 512, MAC: hardware,
-	})
+	c.Disks, c.MAC = []string{disk}, hardware
+	v := guestvm.Start(t, image, c)
+	g.vm = v
 	_, serial := v.Connect(t)
 	ctx, cancel := context.WithTimeout(t.Context(), guestvm.Timeout)
 	defer cancel()

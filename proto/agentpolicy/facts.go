@@ -29,6 +29,10 @@ type Facts struct {
 	Volumes []Image `json:"volumes,omitempty"`
 	// Disks are those of passed-through devices that the container gets, such as nvme0n1. Only at StageContainer.
 	Disks []string `json:"disks,omitempty"`
+	// Passed are the passed-through devices that the request's annotations name, such as nvidia.com/gpu=0.
+	Passed []string `json:"passed,omitempty"`
+	// CDI is what they bring into the container. Only at StageContainer.
+	CDI *CDI `json:"cdi,omitempty"`
 	// Process is the container's process as it would run. Only at StageContainer.
 	Process *Process `json:"process,omitempty"`
 	// SealedFiles are files of the host in which sealed secrets stand that the container would have. Only at StageContainer: files that
@@ -45,6 +49,17 @@ type SealedFile struct {
 	// text cannot be read, which fails later.
 	Secret string `json:"secret"`
 	Signer string `json:"signer"`
+}
+
+// CDI is what passed-through devices bring into a container by the guest's own specifications. Env is not in Process.
+type CDI struct {
+	Devices []string `json:"devices"`
+	// Env are variables as NAME=value, Mounts have the form SOURCE:DESTINATION, and Nodes are paths in the container.
+	Env    []string `json:"env"`
+	Mounts []string `json:"mounts"`
+	Nodes  []string `json:"nodes"`
+	// Hooks are programs of the guest that run when the container is made.
+	Hooks []string `json:"hooks"`
 }
 
 // Image is an image of a container.

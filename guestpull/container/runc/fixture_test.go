@@ -18,6 +18,7 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/spec"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/files"
+	"github.com/coffer-project/coffer/guestpull/gpu"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
 	"github.com/coffer-project/coffer/guestpull/sandbox"
@@ -28,6 +29,7 @@ import (
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	"github.com/coffer-project/coffer/proto/initdata"
 	"github.com/coffer-project/coffer/proto/oci"
+	"github.com/containerd/errdefs"
 )
 
 func TestMain(m *testing.M) {
@@ -88,7 +90,7 @@ func newPod(t *testing.T, sharePID bool) *pod {
 	p.Manager, err = container.New(container.Options{
 		Policy: policy.NewBuiltin(), Secrets: secret.New(nil, initdata.SecretsConfig{}), Files: files.New(p.base),
 		Images: p.images, Runtime: driver, Sandbox: p.sandbox, Holder: hold(false), Base: p.base, Cgroups: cgroup.Default,
-		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()), Disks: disk.New(time.Second), Scratch: noDisk,
+		CgroupParent: fmt.Sprintf("/coffer-test-%d", os.Getpid()), Disks: disk.New(time.Second), CDI: noGPUs(), Scratch: noDisk,
 	})
 	must(t, err)
 	must(t, p.sandbox.Create(t.Context(), &agentpb.CreateSandboxRequest{
@@ -109,6 +111,13 @@ func newPod(t *testing.T, sharePID bool) *pod {
 		}
 	})
 	return p
+}
+
+// noGPUs is a guest without passed-through devices.
+func noGPUs() *gpu.Service {
+	s := gpu.New(time.Second)
+	s.Refuse(errdefs.ErrNotFound)
+	return s
 }
 
 type fakeImages struct {
