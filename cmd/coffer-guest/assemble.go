@@ -12,7 +12,6 @@ import (
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/container/runc"
 	"github.com/coffer-project/coffer/guestpull/container/spec"
-	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/disk"
 	"github.com/coffer-project/coffer/guestpull/files"
 	"github.com/coffer-project/coffer/guestpull/gpu"
@@ -41,7 +40,6 @@ type settings struct {
 	policy         policy.Engine
 	secrets        *lateSecrets
 	gpus           *gpu.Service
-	startGPUs      func(keys decrypt.KeySource) // called once it is known whom to be attested by; nil on a development machine
 	cgroups        cgroup.Root
 	scratch        string                      // where the scratch disk is mounted; empty: nowhere
 	place          *scratch.Place              // the same for those who must wait for it

@@ -88,9 +88,7 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	}
 	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), options...), program, reap.New().Start)
 	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpacker, layers, pulling...)
-	if s.startGPUs != nil {
-		s.startGPUs(keys)
-	}
+	attestGPUs(s.gpus, keys)
 	return image.NewBackground(ctx, puller, s.pullLimit), nil
 }
 
@@ -114,7 +112,12 @@ func newKeys(ctx context.Context, measured *initdata.CDHConfig, s settings) (dec
 		log.G(ctx).Info("no key broker is configured: encrypted images will be refused")
 		return nil, nil
 	}
-	options := kbs.Options{URL: measured.KBC.URL, CACertPEM: []byte(measured.KBC.Cert), Attester: s.platform, InitData: s.initdata}
+	// A guest with GPUs is attested with them or not at all, so that images wait for the driver, too.
+	devices, err := s.gpus.Devices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	options := kbs.Options{URL: measured.KBC.URL, CACertPEM: []byte(measured.KBC.Cert), Attester: s.platform, Devices: devices, InitData: s.initdata}
 	switch s.platform.(type) {
 	case attest.Bare:
 		log.G(ctx).WithError(attest.ErrBare).Warn("the key broker will not be asked for anything")

@@ -12,7 +12,6 @@ import (
 	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/boot"
 	"github.com/coffer-project/coffer/guestpull/container"
-	"github.com/coffer-project/coffer/guestpull/decrypt"
 	"github.com/coffer-project/coffer/guestpull/extension"
 	"github.com/coffer-project/coffer/guestpull/image"
 	"github.com/coffer-project/coffer/guestpull/policy"
@@ -129,7 +128,7 @@ func configure(ctx context.Context, m *boot.Machine, s settings, images *lateIma
 		s.gpus.Refuse(err)
 		return
 	}
-	s.startGPUs = func(keys decrypt.KeySource) { startGPUs(ctx, m, s.gpus, extensions, keys) }
+	startGPUs(ctx, m, s.gpus, extensions)
 	puller, err := newImages(ctx, s)
 	if errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err) {
 		refuse(err) // what the document says of registries and keys

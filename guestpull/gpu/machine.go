@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/attest/nvgpu"
 	"github.com/coffer-project/coffer/guestpull/extension"
 )
@@ -27,7 +28,9 @@ func Machine(start Start, extensions []*extension.Extension) (Options, error) {
 		if library := o.place().file(library); exists(library) {
 			asked.Library = library
 		}
-		o.Driver = driver{nvgpu.New(asked)}
+		client := nvgpu.New(asked)
+		o.Driver = driver{client}
+		o.Evidence = func(gpus int) attest.DeviceAttester { return nvgpu.NewAttester(client, gpus) }
 	}
 	return o, nil
 }

@@ -3,12 +3,14 @@ package gpu
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
 	"github.com/coffer-project/coffer/guestpull/extension"
 	"github.com/coffer-project/coffer/guestpull/gpu/cdi"
 )
@@ -29,7 +31,8 @@ type Driver interface {
 	SetReady(ctx context.Context) error
 }
 
-// Attester proves to the key broker what this guest is, all its GPUs included. It succeeds only if the broker believes it.
+// Attester proves to the key broker what this guest is, all its GPUs included. It succeeds only if the broker believes it; package kbs's
+// Client is one.
 type Attester interface {
 	Attest(ctx context.Context) error
 }
@@ -50,8 +53,8 @@ type Options struct {
 	Extensions []*extension.Extension
 	// Driver is nil where nothing can ask the driver; GPUs that do confidential computing stay not ready then.
 	Driver Driver
-	// Attester is nil where the measured document names no key broker.
-	Attester Attester
+	// Evidence returns what gathers the evidence of that many GPUs. It is needed with Driver.
+	Evidence func(gpus int) attest.DeviceAttester
 	// Inherited: another init has done the duties up to the CDI specification, as NVIDIA's does.
 	Inherited bool
 }
@@ -62,57 +65,111 @@ type Service struct {
 	patience time.Duration
 	health   *health
 
-	done     chan struct{} // closed when the duties are over
-	err      error         // why there are no GPUs; valid once done is closed
-	registry *cdi.Registry // likewise
-	options  Options       // likewise
-	mode     Mode          // likewise
+	once   sync.Once     // ends the duties
+	done   chan struct{} // closed when they are over
+	result result        // valid once done is closed
+
+	known    chan struct{} // closed by AttestBy
+	attester Attester      // valid once known is closed
 
 	turn  chan struct{} // to attest; one at a time
 	ready bool          // belongs to who has the turn
 }
 
-// New returns a service whose containers wait at most patience for GPUs. Call Run or Refuse once.
-func New(patience time.Duration) *Service {
-	return &Service{patience: patience, health: newHealth(), done: make(chan struct{}), turn: make(chan struct{}, 1)}
+// result is what the duties have led to.
+type result struct {
+	err          error // why there are no GPUs
+	topology     Topology
+	confidential bool
+	options      Options
+	registry     *cdi.Registry
 }
 
-// Refuse lets containers that ask for GPUs fail with the error.
-func (s *Service) Refuse(err error) {
-	s.err = err
-	s.health.set(Topology{}, err)
-	close(s.done)
+// New returns a service whose containers wait at most patience for GPUs. Call Run and AttestBy, or Refuse.
+func New(patience time.Duration) *Service {
+	return &Service{
+		patience: patience, health: newHealth(), done: make(chan struct{}), known: make(chan struct{}), turn: make(chan struct{}, 1),
+	}
+}
+
+func (s *Service) end(r result) {
+	s.once.Do(func() {
+		s.result = r
+		s.health.set(r.topology, r.err)
+		close(s.done)
+	})
+}
+
+// Refuse lets containers that ask for GPUs fail with the error, unless the duties are over.
+func (s *Service) Refuse(err error) { s.end(result{err: err}) }
+
+// AttestBy tells who attests the guest before its GPUs may work; nil where the measured document names no key broker. Call it once.
+func (s *Service) AttestBy(a Attester) {
+	s.attester = a
+	close(s.known)
 }
 
 // Run does the duties up to the attestation, which waits for the first container with a GPU: the guest has a network by then. What fails
 // is logged, counted and told to containers that ask for GPUs.
 func (s *Service) Run(ctx context.Context, o Options) {
-	defer close(s.done)
 	begin := time.Now()
-	topology, err := s.setUp(ctx, o)
-	s.options, s.mode, s.err = o, topology.Mode, err
-	s.health.set(topology, err)
+	r := result{options: o}
+	r.err = r.setUp(ctx, s.health)
 	switch {
-	case err != nil:
-		log.G(ctx).WithError(err).Error("GPUs cannot be used")
-	case topology.Mode != ModeNone:
-		log.G(ctx).WithField("devices", s.registry.Names()).WithField("t_gpu", time.Since(begin)).Info("GPUs are set up")
+	case r.err != nil:
+		log.G(ctx).WithError(r.err).Error("GPUs cannot be used")
+	case r.topology.Mode != ModeNone:
+		log.G(ctx).WithField("devices", r.registry.Names()).WithField("confidential", r.confidential).WithField("t_gpu", time.Since(begin)).Info("GPUs are set up")
 	}
+	s.end(r)
 }
 
-func (s *Service) setUp(ctx context.Context, o Options) (Topology, error) {
-	topology, err := Detect(o.devices())
-	if err != nil {
-		return topology, fmt.Errorf("GPU duty topology: %w", err)
+// Devices waits for the duties and returns what gathers the evidence of the GPUs: each attestation of this guest must have it. It is
+// empty in a guest whose GPUs do no confidential computing or cannot be used.
+func (s *Service) Devices(ctx context.Context) ([]attest.DeviceAttester, error) {
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for GPUs: %w", ctx.Err())
 	}
-	if topology.Mode != ModeNone {
-		log.G(ctx).WithFields(log.Fields{"mode": topology.Mode, "gpus": topology.GPUs, "switches": topology.Switches, "bridges": topology.Bridges}).Info("GPUs are being set up")
-		if err := newDuties(o, topology, s.health).run(ctx); err != nil {
-			return topology, err
+	if s.result.err != nil || !s.result.confidential {
+		return nil, nil
+	}
+	return []attest.DeviceAttester{s.result.options.Evidence(s.result.topology.GPUs)}, nil
+}
+
+func (r *result) setUp(ctx context.Context, h *health) (err error) {
+	o := r.options
+	if r.topology, err = Detect(o.devices()); err != nil {
+		return fmt.Errorf("GPU duty topology: %w", err)
+	}
+	if t := r.topology; t.Mode != ModeNone {
+		log.G(ctx).WithFields(log.Fields{"mode": t.Mode, "gpus": t.GPUs, "switches": t.Switches, "bridges": t.Bridges}).Info("GPUs are being set up")
+		if err := newDuties(o, t, h).run(ctx); err != nil {
+			return err
 		}
 	}
-	s.registry, err = cdi.Read(o.specifications(), cdi.ForDriver(o.place().dir()))
-	return topology, err
+	if r.topology.GPUs > 0 {
+		if r.confidential, err = confidential(ctx, o.Driver); err != nil {
+			return fmt.Errorf("GPU duty mode: %w", err)
+		}
+	}
+	r.registry, err = cdi.Read(o.specifications(), cdi.ForDriver(o.place().dir()))
+	return err
+}
+
+// confidential asks whether the GPUs do confidential computing.
+func confidential(ctx context.Context, d Driver) (bool, error) {
+	if d == nil {
+		log.G(ctx).Warn("nothing in this guest can ask the GPU driver: the GPUs' ready state stays as it is")
+		return false, nil
+	}
+	state, err := d.State(ctx)
+	if errdefs.IsNotImplemented(err) || err == nil && !state.Confidential {
+		log.G(ctx).Warn("GPUs do no confidential computing: the host can read what they work on")
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Inject waits for the duties, has the guest attested if it is not yet, and gives a container the devices. FailedPrecondition, Unavailable:
@@ -128,30 +185,48 @@ func (s *Service) Inject(ctx context.Context, to *specs.Spec, names []string) er
 	case <-ctx.Done():
 		return fmt.Errorf("wait for devices %q: %w", names, ctx.Err())
 	}
-	if s.err != nil {
-		return fmt.Errorf("devices %q: %w", names, s.err)
+	if s.result.err != nil {
+		return fmt.Errorf("devices %q: %w", names, s.result.err)
 	}
 	if err := s.makeReady(ctx); err != nil {
 		return fmt.Errorf("devices %q: GPU duty attestation: %w", names, err)
 	}
-	return s.registry.Inject(to, names)
+	return s.result.registry.Inject(to, names)
 }
 
-// makeReady attests the guest, and only then lets the GPUs work. Once is enough.
+// errNoBroker is of a guest whose GPUs nobody can attest.
+var errNoBroker = fmt.Errorf("the GPUs do confidential computing and stay locked until they are attested, but the measured document names no key broker: %w", errdefs.ErrFailedPrecondition)
+
+// makeReady attests the guest, and only then lets the GPUs work. Once is enough. GPUs that do no confidential computing have no such state.
 func (s *Service) makeReady(ctx context.Context) error {
+	if !s.result.confidential {
+		return nil
+	}
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if s.ready || s.mode == ModeNone { // without GPUs there is nothing of NVIDIA's to give, whatever the specifications say
+	if s.ready {
 		return nil
 	}
-	if err := makeReady(ctx, s.options); err != nil {
+	select {
+	case <-s.known:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.attester == nil {
+		return errNoBroker
+	}
+	if err := s.attester.Attest(ctx); err != nil {
+		return fmt.Errorf("the key broker has not accepted this guest with its GPUs: %w", err)
+	}
+	if err := s.result.options.Driver.SetReady(ctx); err != nil {
 		return err
 	}
 	s.ready = true
+	log.G(ctx).Info("guest and GPUs are attested, GPUs accept work")
 	return nil
 }
 
@@ -167,34 +242,4 @@ func (o Options) place() place {
 		}
 	}
 	return p
-}
-
-// errNoBroker is of a guest whose GPUs nobody can attest.
-var errNoBroker = fmt.Errorf("the GPUs do confidential computing and stay locked until they are attested, but the measured document names no key broker: %w", errdefs.ErrFailedPrecondition)
-
-// makeReady attests the guest and lets the GPUs work, in this order.
-func makeReady(ctx context.Context, o Options) error {
-	if o.Driver == nil {
-		log.G(ctx).Warn("nothing in this guest can ask the GPU driver: the GPUs' ready state stays as it is")
-		return nil
-	}
-	state, err := o.Driver.State(ctx)
-	if errdefs.IsNotImplemented(err) || err == nil && !state.Confidential {
-		log.G(ctx).Warn("GPUs do no confidential computing: the host can read what they work on")
-		return nil
-	}
-	switch {
-	case err != nil:
-		return err
-	case o.Attester == nil:
-		return errNoBroker
-	}
-	if err := o.Attester.Attest(ctx); err != nil {
-		return fmt.Errorf("the key broker has not accepted this guest with its GPUs: %w", err)
-	}
-	if err := o.Driver.SetReady(ctx); err != nil {
-		return err
-	}
-	log.G(ctx).Info("guest and GPUs are attested, GPUs accept work")
-	return nil
 }

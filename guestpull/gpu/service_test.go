@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/coffer-project/coffer/guestpull/attest"
+	"github.com/coffer-project/coffer/guestpull/attest/nvgpu"
 	"github.com/coffer-project/coffer/guestpull/container/reap"
 	"github.com/coffer-project/coffer/guestpull/extension"
 )
@@ -30,6 +32,8 @@ type guest struct {
 	options Options
 	state   State
 	refuse  error // of the broker
+
+	noBroker bool
 }
 
 func newGuest(t *testing.T, functions ...function) *guest {
@@ -57,7 +61,8 @@ func newGuest(t *testing.T, functions ...function) *guest {
 	e, err := extension.Open(g.path("run/kata-extensions/gpu"))
 	must(t, err)
 	g.options = Options{
-		Root: g.root, Start: reap.New().Start, Kernel: kernel, Params: DefaultParams(), Extensions: []*extension.Extension{e}, Driver: g, Attester: g,
+		Root: g.root, Start: reap.New().Start, Kernel: kernel, Params: DefaultParams(), Extensions: []*extension.Extension{e}, Driver: g,
+		Evidence: func(gpus int) attest.DeviceAttester { return nvgpu.NewAttester(nil, gpus) },
 		Insert: func(file, params string) error {
 			g.note("insert %s %s", filepath.Base(file), params)
 			return nil
@@ -119,8 +124,19 @@ func (g *guest) Attest(context.Context) error {
 	return g.refuse
 }
 
-// calls are the programs that ran, with their arguments, in order.
-func (g *guest) calls() []string {
+// calls are the programs that ran, with their arguments, in order, once there are n.
+func (g *guest) calls(n int) []string {
+	g.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		calls := g.callsYet()
+		if len(calls) >= n || time.Now().After(deadline) {
+			return calls
+		}
+		time.Sleep(10 * time.Millisecond) // a program that nobody waits for says nothing when it has started
+	}
+}
+
+func (g *guest) callsYet() []string {
 	g.t.Helper()
 	text, err := os.ReadFile(g.path("run/kata-extensions/gpu/calls"))
 	if !errors.Is(err, os.ErrNotExist) {
@@ -140,6 +156,11 @@ func run(t *testing.T, g *guest) *Service {
 	t.Helper()
 	s := New(time.Minute)
 	s.Run(t.Context(), g.options)
+	if g.noBroker {
+		s.AttestBy(nil)
+	} else {
+		s.AttestBy(g)
+	}
 	return s
 }
 
@@ -201,9 +222,9 @@ func TestRun(t *testing.T) {
 				tc.change(g)
 			}
 			s := run(t, g)
-			must(t, s.err)
+			must(t, s.result.err)
 			// Programs that stay note their start beside the others.
-			if got := g.calls(); !sameOrder(got, tc.calls) {
+			if got := g.calls(len(tc.calls)); !sameOrder(got, tc.calls) {
 				t.Errorf("calls:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(tc.calls, "\n"))
 			}
 			if len(g.did) < len(tc.did) || !slices.Equal(g.did[:len(tc.did)], tc.did) {
@@ -243,7 +264,10 @@ func sameOrder(got, want []string) bool {
 func TestReadyAfterAttestation(t *testing.T) {
 	g := newGuest(t, h200)
 	s := run(t, g)
-	must(t, s.err)
+	must(t, s.result.err)
+	if devices, err := s.Devices(t.Context()); err != nil || len(devices) != 1 || devices[0].Device() != "nvidia" {
+		t.Errorf("evidence of %v, %v", devices, err)
+	}
 	g.did = nil
 	g.refuse = fmt.Errorf("not believed: %w", errdefs.ErrPermissionDenied)
 	one := container()
@@ -273,8 +297,8 @@ func TestNotConfidential(t *testing.T) {
 		change  func(*guest)
 		wantErr error
 	}{
-		"no broker":                 {func(g *guest) { g.options.Attester = nil }, errdefs.ErrFailedPrecondition},
-		"no broker, not protected":  {func(g *guest) { g.options.Attester, g.state = nil, State{} }, nil},
+		"no broker":                 {func(g *guest) { g.noBroker = true }, errdefs.ErrFailedPrecondition},
+		"no broker, not protected":  {func(g *guest) { g.noBroker, g.state = true, State{} }, nil},
 		"nothing to ask the driver": {func(g *guest) { g.options.Driver = nil }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -286,6 +310,9 @@ func TestNotConfidential(t *testing.T) {
 			}
 			if slices.Contains(g.did, "ready") {
 				t.Error("GPUs became ready without attestation")
+			}
+			if devices, err := s.Devices(t.Context()); err != nil || (len(devices) > 0) != (tc.wantErr != nil) {
+				t.Errorf("evidence of %v, %v", devices, err)
 			}
 		})
 	}

@@ -55,14 +55,13 @@ func TestOtherInit(t *testing.T) {
 	})
 	t.Run("container with a GPU", func(t *testing.T) {
 		req := g.request("gpu", reference, "sh", "-c",
-			"echo thrown away > /dev/nvidia0 && echo used; grep -c localhost /usr/lib/libcuda.so.1; touch /usr/lib/libcuda.so.1 2>/dev/null || echo read-only; echo $NVIDIA_VISIBLE_DEVICES")
+			"echo thrown away > /dev/nvidia0 && echo used; grep -c localhost /usr/lib/libcuda.so.1; touch /usr/lib/libcuda.so.1 2>/dev/null || echo read-only; echo $NVIDIA_VISIBLE_DEVICES; cat /hook-ran")
 		req.Devices = []*agentpb.Device{{Id: "vfio0", Type: "vfio-pci-gk", ContainerPath: "/dev/vfio/devices/vfio0"}}
 		req.OCI.Annotations = map[string]string{"cdi.k8s.io/vfio0": "nvidia.com/gpu=0"}
 		g.run(t, req)
-		if got, want := g.output(t, "gpu", ""), "used\n2\nread-only\nvoid\n"; got != want {
+		if got, want := g.output(t, "gpu", ""), "used\n2\nread-only\nvoid\nupdate-ldcache\n"; got != want {
 			t.Errorf("output %q, want %q", got, want)
 		}
-		g.vm.WaitLine(t, "hook ran: update-ldcache")
 		g.remove(t, "gpu")
 	})
 	t.Run("GPU that is not there", func(t *testing.T) {

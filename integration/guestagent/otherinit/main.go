@@ -5,6 +5,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -44,8 +45,8 @@ containerEdits:
 
 func main() {
 	switch filepath.Base(os.Args[0]) {
-	case "nvidia-cdi-hook": // leaves a trace on the console for the test
-		if err := os.WriteFile("/dev/kmsg", []byte("<2>hook ran: "+strings.Join(os.Args[1:], " ")), 0); err != nil {
+	case "nvidia-cdi-hook":
+		if err := hook(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -59,6 +60,15 @@ func main() {
 	if err := start(); err != nil {
 		fatal(err)
 	}
+}
+
+// hook leaves a trace in the container, which is what its standard input tells of.
+func hook() error {
+	var state struct{ Bundle string }
+	if err := json.NewDecoder(os.Stdin).Decode(&state); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(state.Bundle, "rootfs/hook-ran"), []byte(strings.Join(os.Args[1:], " ")+"\n"), 0o644)
 }
 
 func fatal(err error) {
