@@ -280,6 +280,10 @@ func statusError(status int, body []byte) error {
 	switch {
 	case status == http.StatusNotFound:
 		return errdefs.ErrNotFound
+	case status == http.StatusBadRequest && strings.Contains(said, "Upgrading from non-versioned"): // for a moment after KV version 2 was enabled
+		class = errdefs.ErrUnavailable
+	case status == http.StatusInternalServerError && strings.Contains(said, "too large"): // its own storage (raft) has a limit of 1 MiB
+		class = errors.Join(errdefs.ErrFailedPrecondition, errors.New("raise max_entry_size of the server's storage"))
 	case status == http.StatusBadRequest && strings.Contains(said, "check-and-set"):
 		return errdefs.ErrAlreadyExists
 	case status == http.StatusForbidden || status == http.StatusUnauthorized:

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -23,6 +24,7 @@ type double struct {
 	mu      sync.Mutex
 	secrets map[string]json.RawMessage
 	status  int // answered instead, when not 0
+	said    string
 }
 
 func (d *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -34,7 +36,7 @@ func (d *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case d.status != 0:
-		fail(d.status, "told to by the test")
+		fail(d.status, cmp.Or(d.said, "told to by the test"))
 		return
 	case r.Header.Get("X-Vault-Token") != "s.token" || r.Header.Get("X-Vault-Namespace") != "team":
 		fail(http.StatusForbidden, "permission denied")
@@ -166,7 +168,19 @@ func TestFailures(t *testing.T) {
 			t.Errorf("status %d: %v", status, err)
 		}
 	}
-	d.status = 0
+	for said, class := range map[string]error{ // words of OpenBao 2.6.2
+		"Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief period":  errdefs.ErrUnavailable,
+		"1 error occurred:\n\t* put failed due to value being too large; got 156 bytes, max 1048576 bytes\n\n": errdefs.ErrFailedPrecondition,
+	} {
+		d.status, d.said = 400, said
+		if errors.Is(class, errdefs.ErrFailedPrecondition) {
+			d.status = 500
+		}
+		if err := s.Put(t.Context(), "resource/a/b/c", []byte("x")); !errors.Is(err, class) {
+			t.Errorf("%s: %v", said, err)
+		}
+	}
+	d.status, d.said = 0, ""
 	if err := os.WriteFile(o.TokenFile, []byte("s.other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
