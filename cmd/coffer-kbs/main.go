@@ -70,5 +70,6 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	server.CollectLess()
 	return s.Run(c.Context)
 }

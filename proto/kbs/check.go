@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
@@ -125,9 +126,11 @@ func (c *checker) text(quoted []byte) error {
 	}
 	top := &c.open[len(c.open)-1]
 	top.atName = false
-	var name string
-	if err := json.Unmarshal(quoted, &name); err != nil {
-		return errNotJSON
+	name := string(quoted[1 : len(quoted)-1])
+	if strings.Contains(name, `\`) {
+		if err := json.Unmarshal(quoted, &name); err != nil {
+			return errNotJSON
+		}
 	}
 	if _, ok := top.names[name]; ok {
 		return fmt.Errorf("duplicate JSON member %q: %w", sanitize(name, 64), errdefs.ErrInvalidArgument)

@@ -49,6 +49,7 @@ func serve(ctx context.Context, configFile, profile string) (retErr error) {
 	}
 	defer pprof.StopCPUProfile()
 	fmt.Println(s.URL())
+	server.CollectLess()
 	return s.Run(ctx)
 }
 
