@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/coffer-project/coffer/owner/broker/audit"
 	"github.com/coffer-project/coffer/owner/broker/ear"
+	"github.com/coffer-project/coffer/proto/kbs"
 )
 
 // maxAuditLine bounds a record in bytes; claims are the long part.
@@ -84,7 +87,30 @@ func about(r *audit.Record) string {
 	if len(r.Claims) == 0 || json.Unmarshal(r.Claims, &claims) != nil {
 		return printable(r.TEE)
 	}
-	return printable(fmt.Sprintf("%s %s, %d parts", r.TEE, claims.Submods[ear.CPU].Status, len(claims.Submods)))
+	return printable(fmt.Sprintf("%s %s%s", r.TEE, claims.Submods[ear.CPU].Status, devices(&claims)))
+}
+
+// devices counts a guest's devices of one kind and verdict: ", 8 gpu Hopper affirming".
+func devices(claims *ear.Claims) string {
+	count := map[string]int{}
+	for name, part := range claims.Submods {
+		if name == ear.CPU {
+			continue
+		}
+		var device struct {
+			Arch string `json:"arch"`
+		}
+		kind := strings.TrimRight(name, "0123456789")
+		if err := json.Unmarshal(part.Evidence[kbs.DeviceNVIDIA], &device); err == nil && device.Arch != "" {
+			kind += " " + device.Arch
+		}
+		count[kind+" "+string(part.Status)]++
+	}
+	var text strings.Builder
+	for _, kind := range slices.Sorted(maps.Keys(count)) {
+		fmt.Fprintf(&text, ", %d %s", count[kind], kind)
+	}
+	return text.String()
 }
 
 // printable keeps what peers wrote from moving the cursor or the columns.

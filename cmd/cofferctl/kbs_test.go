@@ -105,6 +105,22 @@ func TestKBS(t *testing.T) {
 	}
 }
 
+// A guest's GPUs are counted by generation and verdict.
+func TestAuditShowsGPUs(t *testing.T) {
+	gpu := func(arch, status string) string {
+		return `{"ear.status":"` + status + `","ear.veraison.annotated-evidence":{"nvidia":{"arch":"` + arch + `"}}}`
+	}
+	record := `{"event":"attest","tee":"snp","decision":"allowed","claims":{"submods":{"cpu0":{"ear.status":"affirming"},"gpu0":` + gpu("Hopper", "affirming") +
+		`,"gpu1":` + gpu("Hopper", "affirming") + `,"gpu2":` + gpu("Hopper", "warning") + `,"switch0":` + gpu("LS10", "affirming") + `}}}`
+	var out bytes.Buffer
+	if err := printAudit(&out, strings.NewReader(record), func(*brokeraudit.Record) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if want := "snp affirming, 2 gpu Hopper affirming, 1 gpu Hopper warning, 1 switch LS10 affirming  allowed"; !strings.Contains(out.String(), want) {
+		t.Errorf("%q is not in\n%s", want, out.String())
+	}
+}
+
 func FuzzAudit(f *testing.F) {
 	f.Add([]byte(`{"event":"attest","tee":"snp","claims":{"submods":{}},"decision":"allowed","reason":"x\u001b[2J"}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -35,7 +35,8 @@ type DeviceAttester interface {
 	// Device returns the kind's name in the key broker protocol, for example nvidia.
 	Device() string
 	// Evidence returns the evidence of all devices of the kind, a JSON document in the form that brokers expect, bound to reportData
-	// (kbs.DeviceReportData). One device that gives none is an error: what was not appraised must not pass for a part that was.
+	// (kbs.DeviceReportData). One device that gives none is an error: what was not appraised must not pass for a part that was. nil: the
+	// guest has no devices of the kind that anything is entrusted to.
 	Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error)
 }
 

@@ -25,9 +25,16 @@ func (c *Client) deviceEvidence(ctx context.Context, hash proto.Hash, nonce stri
 	}
 	byKind := map[string]json.RawMessage{}
 	for _, d := range c.devices {
-		if byKind[d.Device()], err = d.Evidence(ctx, reportData); err != nil {
+		evidence, err := d.Evidence(ctx, reportData)
+		if err != nil {
 			return "", fmt.Errorf("collect evidence of devices %s: %w", d.Device(), err)
 		}
+		if evidence != nil {
+			byKind[d.Device()] = evidence
+		}
+	}
+	if len(byKind) == 0 {
+		return "", nil
 	}
 	raw, err := json.Marshal(byKind)
 	if err != nil {

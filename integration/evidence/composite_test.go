@@ -191,6 +191,11 @@ func (failing) Evidence(context.Context, []byte) (json.RawMessage, error) {
 	return nil, fmt.Errorf("driver is gone: %w", errdefs.ErrUnavailable)
 }
 
+// idle devices have no evidence, and need none.
+type idle struct{ gpus }
+
+func (idle) Evidence(context.Context, []byte) (json.RawMessage, error) { return nil, nil }
+
 func TestDevicesThatGiveNoEvidence(t *testing.T) {
 	s := newGPUSite(t)
 	client := s.guest(t, failing{})
@@ -199,6 +204,17 @@ func TestDevicesThatGiveNoEvidence(t *testing.T) {
 	}
 	if n := s.Requests("attest"); n != 0 {
 		t.Errorf("%d attestations without the devices", n)
+	}
+	// A guest whose devices are for nobody's secrets says nothing of them, and has no GPUs for the broker or for itself.
+	client = s.guest(t, idle{})
+	if got, err := client.Resource(t.Context(), uri); err != nil || string(got) != secret {
+		t.Errorf("plain key: got %d bytes, %v", len(got), err)
+	}
+	if _, err := client.Resource(t.Context(), modelKey); !errors.Is(err, errdefs.ErrPermissionDenied) {
+		t.Errorf("key for GPUs: got %v", err)
+	}
+	if err := client.Attest(t.Context()); !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "nvidia") {
+		t.Errorf("attest: got %v", err)
 	}
 	if _, err := guestkbs.New(guestkbs.Options{URL: s.URL, Attester: attest.NewSample(), Devices: []attest.DeviceAttester{gpus{}, gpus{}}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("two of one kind: %v", err)
