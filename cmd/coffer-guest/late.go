@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"time"
@@ -184,6 +185,15 @@ func attestedText(ctx context.Context, document *boot.InitData, platform attest.
 	if err != nil {
 		return nil, err
 	}
-	log.G(ctx).WithField("tee", platform.TEE()).WithField("initdata", document != nil).WithField("attested", attested).Info("measured document read")
+	entry := log.G(ctx).WithField("tee", platform.TEE()).WithField("initdata", document != nil).WithField("attested", attested)
+	if m, ok := platform.(attest.Measured); ok {
+		measurement, err := m.Measurement(ctx)
+		if err != nil {
+			return nil, err
+		}
+		// By it an owner finds the guest among those that he has measured.
+		entry = entry.WithField("measurement", hex.EncodeToString(measurement))
+	}
+	entry.Info("measured document read")
 	return raw, nil
 }

@@ -30,6 +30,11 @@ type Platform interface {
 	Kind() string
 }
 
+// Measured is a platform that tells what was measured of the guest at its launch. It is for people: brokers read it in evidence.
+type Measured interface {
+	Measurement(ctx context.Context) ([]byte, error)
+}
+
 // DeviceAttester asks devices of one kind for evidence, for example all of the guest's GPUs. Calls may be concurrent.
 type DeviceAttester interface {
 	// Device returns the kind's name in the key broker protocol, for example nvidia.

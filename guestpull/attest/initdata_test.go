@@ -67,3 +67,22 @@ func TestCheckInitData(t *testing.T) {
 		}
 	}
 }
+
+// TestMeasurement: what is told to people is the field that evidence has.
+func TestMeasurement(t *testing.T) {
+	report := tdReport()
+	copy(report[528:576], bytes.Repeat([]byte{7}, 48))
+	td := open(t, kbs.TEETDX, attesttest.New("tdx_guest", nil), "", report)
+	if got, err := td.Measurement(t.Context()); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{7}, 48)) {
+		t.Errorf("TDX: %x, %v", got, err)
+	}
+	mute := open(t, kbs.TEETDX, attesttest.New("tdx_guest", nil), "", nil)
+	if got, err := mute.Measurement(t.Context()); err == nil {
+		t.Errorf("a TDX module without a report: %x", got)
+	}
+	_, raw, _ := genoa(t)
+	snp := open(t, kbs.TEESNP, attesttest.New("sev_guest", func([]byte) ([]byte, []byte, error) { return raw, nil, nil }), "", nil)
+	if got, err := snp.Measurement(t.Context()); err != nil || !bytes.Equal(got, raw[0x90:0xc0]) {
+		t.Errorf("SNP: %x, %v", got, err)
+	}
+}

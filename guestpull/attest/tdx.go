@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"crypto/sha512"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -19,7 +20,8 @@ import (
 const (
 	tdReportSize  = 1024
 	tdReportType  = 0x81 // the first byte: a report of a TD
-	tdConfigIDPos = 512 + 8 + 8 + 48
+	tdMRTDPos     = 512 + 8 + 8
+	tdConfigIDPos = tdMRTDPos + 48
 )
 
 func tdxEvidence(response *report.Response, eventLog string) (*kbs.TDXEvidence, error) {
@@ -60,6 +62,15 @@ func readEventLog(path string) ([]byte, error) {
 
 // tdxConfigID returns MRCONFIGID as the TDX module reports it.
 func tdxConfigID(tdReport func() ([]byte, error)) ([]byte, error) {
+	return tdxField(tdReport, tdConfigIDPos, initdata.TDXMRConfigID)
+}
+
+// tdMRTD returns MRTD as the TDX module reports it.
+func tdMRTD(tdReport func() ([]byte, error)) ([]byte, error) {
+	return tdxField(tdReport, tdMRTDPos, sha512.Size384)
+}
+
+func tdxField(tdReport func() ([]byte, error), at, size int) ([]byte, error) {
 	raw, err := tdReport()
 	if err != nil {
 		return nil, fmt.Errorf("the TDX module made no report: %w: %w", err, errdefs.ErrUnavailable)
@@ -67,5 +78,5 @@ func tdxConfigID(tdReport func() ([]byte, error)) ([]byte, error) {
 	if len(raw) != tdReportSize || raw[0] != tdReportType {
 		return nil, fmt.Errorf("the TDX module made a report of an unknown kind: %w", errdefs.ErrUnavailable)
 	}
-	return raw[tdConfigIDPos : tdConfigIDPos+initdata.TDXMRConfigID : tdConfigIDPos+initdata.TDXMRConfigID], nil
+	return raw[at : at+size : at+size], nil
 }

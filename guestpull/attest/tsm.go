@@ -133,6 +133,25 @@ func (t *TSM) InitDataField(ctx context.Context) ([]byte, error) {
 	return parsed.HostData, nil
 }
 
+// Measurement returns what the processor measured of the guest at its launch: MEASUREMENT of SNP, MRTD of TDX.
+func (t *TSM) Measurement(ctx context.Context) ([]byte, error) {
+	if t.tee == kbs.TEETDX {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return tdMRTD(t.tdReport)
+	}
+	response, err := t.report(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := kbs.ParseSNPReport(response.OutBlob)
+	if err != nil {
+		return nil, err
+	}
+	return parsed.Measurement, nil
+}
+
 // report has the kernel make a report. It leaves when ctx ends; the kernel then goes on, and the next caller waits for it.
 func (t *TSM) report(ctx context.Context, reportData []byte) (*report.Response, error) {
 	inBlob, err := padReportData(reportData)

@@ -189,7 +189,7 @@ func compare(t *testing.T, path string, arguments []string) {
 
 // launchedGuest is a TEE that attests the field it was launched with.
 type launchedGuest struct {
-	attest.Attester
+	attest.Platform
 	field []byte
 }
 

@@ -186,6 +186,8 @@ func checkAccelerator(ctx context.Context, x *Examination) []Finding {
 	case err != nil:
 		finding.Status, finding.Fact = Fail, oneLine(err)
 		finding.Cure = "see the checks of QEMU and the guest image; hypervisor.accelerator = \"tcg\" needs no hardware"
+	case accelerator == "kvm" && x.shim.Hypervisor.Accelerator == shim.AcceleratorKVM:
+		finding.Status, finding.Fact = OK, "hypervisor.accelerator is kvm, and /dev/kvm can be opened"
 	case accelerator == "kvm":
 		finding.Status, finding.Fact = OK, fmt.Sprintf("the guest kernel boots under KVM (asked for %s, found out in %s)", x.shim.Hypervisor.Accelerator, round(took))
 	case reason == "":

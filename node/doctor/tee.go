@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	shim "github.com/coffer-project/coffer/shim/config"
 	"github.com/coffer-project/coffer/shim/tee"
 )
@@ -28,7 +30,7 @@ func checkTEE(_ context.Context, x *Examination) []Finding {
 		return x.checkNoTEE()
 	}
 	if err := tee.Check(teeHost{x}, x.shim); err != nil {
-		return fail(oneLine(err), "until then no confidential pod starts here; contrib/hardware-check reports all there is to know")
+		return fail(strings.TrimPrefix(oneLine(err), errdefs.ErrFailedPrecondition.Error()+": "), "until then no confidential pod starts here; contrib/hardware-check reports all there is to know")
 	}
 	name := map[shim.TEE]string{shim.TEESNP: "SEV-SNP", shim.TEETDX: "TDX"}[x.shim.TEE]
 	fact := fmt.Sprintf("%s is on, and %s can start its guests", name, x.shim.Hypervisor.Firmware)
