@@ -113,8 +113,9 @@ func testGeneratedPolicy(t *testing.T, node *harness.Node) {
 	registry, reference, base := judged(t, node)
 	dir := t.TempDir()
 	manifest, made := filepath.Join(dir, "pod.yaml"), filepath.Join(dir, "policy.rego")
-	text := "kind: Pod\nspec:\n  initContainers:\n  - {name: sidecar, image: \"" + reference + "\", restartPolicy: Always}\n" +
-		"  containers:\n  - {name: app, image: \"" + reference + "\", args: [by, pod], env: [{name: MODE, value: own}], livenessProbe: {exec: {command: [/bin/cat, /hello]}}}\n"
+	text := "kind: Pod\nspec:\n  volumes: [{name: model, image: {reference: \"" + reference + "\"}}]\n  initContainers:\n  - {name: sidecar, image: \"" + reference + "\", restartPolicy: Always}\n" +
+		"  containers:\n  - {name: app, image: \"" + reference + "\", args: [by, pod], env: [{name: MODE, value: own}], livenessProbe: {exec: {command: [/bin/cat, /model/hello]}},\n" +
+		"     volumeMounts: [{name: model, mountPath: /model}]}\n"
 	if err := os.WriteFile(manifest, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +130,7 @@ func testGeneratedPolicy(t *testing.T, node *harness.Node) {
 	pull(t, pod, reference)
 	app := func(c *runtime.ContainerConfig) {
 		c.Args, c.Envs = []string{"by", "pod"}, []*runtime.KeyValue{{Key: "MODE", Value: []byte("own")}}
+		c.Mounts = []*runtime.Mount{{ContainerPath: "/model", Readonly: true, Image: &runtime.ImageSpec{Image: reference}}}
 	}
 	_, refused := startPolicy(t, node, pod, containerOf(pod, "app", reference, app))
 	wantRefused(t, refused, "blocked by policy: container app is to run beside sidecar; container app is to start after sidecar")
@@ -138,6 +140,13 @@ func testGeneratedPolicy(t *testing.T, node *harness.Node) {
 	}
 	_, refused = startPolicy(t, node, pod, containerOf(pod, "app", reference, func(c *runtime.ContainerConfig) { app(c); c.Args[1] = "host" }))
 	wantRefused(t, refused, "blocked by policy: command and arguments are others")
+	other := registry.put("other", judgedImage(base, "other"))
+	pull(t, pod, other)
+	_, refused = startPolicy(t, node, pod, containerOf(pod, "app", reference, func(c *runtime.ContainerConfig) {
+		app(c)
+		c.Mounts[0].Image = &runtime.ImageSpec{Image: other}
+	}))
+	wantRefused(t, refused, "blocked by policy: an image is mounted as a volume at", "and is not one of the pod's; mount at /model")
 	c, refused := startPolicy(t, node, pod, containerOf(pod, "app", reference, app))
 	if refused != nil {
 		t.Fatal(refused)
@@ -145,7 +154,7 @@ func testGeneratedPolicy(t *testing.T, node *harness.Node) {
 	printed(t, c, "own by pod\n")
 	ctx, cancel := context.WithTimeout(t.Context(), criTimeout)
 	defer cancel()
-	if out, err := c.ExecSync(ctx, "/bin/cat", "/hello"); err != nil || string(out.Stdout) != "one" {
+	if out, err := c.ExecSync(ctx, "/bin/cat", "/model/hello"); err != nil || string(out.Stdout) != "one" {
 		t.Errorf("the probe: %v, %v", out, err)
 	}
 	_, err = c.ExecSync(ctx, "/bin/sh", "-c", "echo in")
@@ -166,7 +175,7 @@ func testGeneratedPolicy(t *testing.T, node *harness.Node) {
 	}
 	pull(t, pod, reference)
 	_, refused = startPolicy(t, node, pod, containerOf(pod, "app", reference, func(c *runtime.ContainerConfig) { app(c); c.Metadata.Attempt = 1 }))
-	wantRefused(t, refused, "blocked by policy: the image that is asked for is another one")
+	wantRefused(t, refused, "blocked by policy: ", "the image that is asked for is another one")
 }
 
 func testStrictPolicy(t *testing.T, node *harness.Node) {

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 
 	"github.com/coffer-project/coffer/guestpull/container"
 	"github.com/coffer-project/coffer/guestpull/container/cgroup"
@@ -168,6 +170,25 @@ type guest struct {
 	runtime  *runtime
 	base     string
 	files    *files.Receiver
+	log      *logged
+}
+
+// logged is the guest's log with all details.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
@@ -198,7 +219,11 @@ func newGuest(t *testing.T, engine policy.Engine, images *registry) *guest {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(context.Background(), l) }()
+	g.log = &logged{}
+	logger := logrus.New()
+	logger.SetLevel(logrus.TraceLevel)
+	logger.SetOutput(g.log)
+	go func() { served <- srv.Serve(log.WithLogger(context.Background(), logrus.NewEntry(logger)), l) }()
 	conn, err := net.Dial("unix", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
