@@ -56,6 +56,8 @@ type Hypervisor struct {
 	Kernel       string   `toml:"kernel"`
 	Initrd       string   `toml:"initrd"`
 	KernelParams []string `toml:"kernel_params"`
+	// Extensions are disks besides for every guest.
+	Extensions []Extension `toml:"guest_extension_images"`
 	// Firmware is the image (OVMF) that the machine starts with; empty boots the kernel directly.
 	Firmware string `toml:"firmware"`
 	// MemoryBacking, HugePages, NUMA and NUMANodes say what memory and processors of the host a VM gets.
@@ -129,6 +131,7 @@ func Default() *Config {
 			Kernel:            "/usr/share/coffer/guest/vmlinux",
 			Initrd:            "/usr/share/coffer/guest/initrd.cpio",
 			KernelParams:      []string{},
+			Extensions:        []Extension{},
 			MemoryBacking:     BackingPrivate,
 			HugePages:         HugeNone,
 			NUMA:              NUMAOff,

@@ -114,29 +114,44 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"relative kernel":  {func(c *Config) { c.Hypervisor.Kernel = "vmlinux" }, "hypervisor.kernel"},
-		"no qemu":          {func(c *Config) { c.Hypervisor.Path = "" }, "hypervisor.path"},
-		"machine":          {func(c *Config) { c.Hypervisor.Machine = "microvm" }, "hypervisor.machine"},
-		"cpu model":        {func(c *Config) { c.Hypervisor.CPUModel = "max pmu=off" }, "hypervisor.cpu_model"},
-		"vcpus over max":   {func(c *Config) { c.Hypervisor.DefaultVCPUs = 64 }, "default_vcpus"},
-		"max vcpus":        {func(c *Config) { c.Hypervisor.MaxVCPUs = 5000 }, "max_vcpus"},
-		"copy size":        {func(c *Config) { c.Volumes.MaxCopyMiB = 0 }, "max_copy_mib"},
-		"copied files":     {func(c *Config) { c.Volumes.MaxCopyFiles = 1 << 20 }, "max_copy_files"},
-		"scratch size":     {func(c *Config) { c.Scratch.DefaultMiB = 8 }, "scratch.default_mib"},
-		"scratch over max": {func(c *Config) { c.Scratch.DefaultMiB = c.Scratch.MaxMiB + 1 }, "scratch.default_mib"},
-		"scratch maximum":  {func(c *Config) { c.Scratch.MaxMiB = 1 << 30 }, "scratch.max_mib"},
-		"scratch folder":   {func(c *Config) { c.Scratch.Dir = "scratch" }, "scratch.dir"},
-		"scratch in plain": {func(c *Config) { c.Scratch.Protection = "none" }, "scratch.protection"},
-		"emptydir":         {func(c *Config) { c.Volumes.EmptyDirMiB = 1 << 30 }, "emptydir_mib"},
-		"memory in bytes":  {func(c *Config) { c.Hypervisor.MaxMemoryMiB = 1 << 31 }, "max_memory_mib"},
-		"memory too small": {func(c *Config) { c.Hypervisor.DefaultMemoryMiB = 64 }, "default_memory_mib"},
-		"param blank":      {func(c *Config) { c.Hypervisor.KernelParams = []string{"a b"} }, "kernel_params"},
-		"params too long":  {func(c *Config) { c.Hypervisor.KernelParams = []string{strings.Repeat("a", 1100)} }, "kernel_params"},
-		"console lines":    {func(c *Config) { c.Guest.ConsoleLines = 0 }, "console_lines"},
-		"probe timeout":    {func(c *Config) { c.Hypervisor.ProbeTimeout.Duration = 0 }, "probe_timeout"},
-		"boot timeout":     {func(c *Config) { c.Guest.BootTimeout.Duration = 1 }, "boot_timeout"},
-		"annotation name":  {func(c *Config) { c.Hypervisor.EnableAnnotations = []string{"kernel"} }, "enable_annotations"},
-		"empty transport":  {func(c *Config) { c.Hypervisor.Transport = "" }, "hypervisor.transport"},
+		"relative kernel":     {func(c *Config) { c.Hypervisor.Kernel = "vmlinux" }, "hypervisor.kernel"},
+		"no qemu":             {func(c *Config) { c.Hypervisor.Path = "" }, "hypervisor.path"},
+		"machine":             {func(c *Config) { c.Hypervisor.Machine = "microvm" }, "hypervisor.machine"},
+		"cpu model":           {func(c *Config) { c.Hypervisor.CPUModel = "max pmu=off" }, "hypervisor.cpu_model"},
+		"vcpus over max":      {func(c *Config) { c.Hypervisor.DefaultVCPUs = 64 }, "default_vcpus"},
+		"max vcpus":           {func(c *Config) { c.Hypervisor.MaxVCPUs = 5000 }, "max_vcpus"},
+		"copy size":           {func(c *Config) { c.Volumes.MaxCopyMiB = 0 }, "max_copy_mib"},
+		"copied files":        {func(c *Config) { c.Volumes.MaxCopyFiles = 1 << 20 }, "max_copy_files"},
+		"scratch size":        {func(c *Config) { c.Scratch.DefaultMiB = 8 }, "scratch.default_mib"},
+		"scratch over max":    {func(c *Config) { c.Scratch.DefaultMiB = c.Scratch.MaxMiB + 1 }, "scratch.default_mib"},
+		"scratch maximum":     {func(c *Config) { c.Scratch.MaxMiB = 1 << 30 }, "scratch.max_mib"},
+		"scratch folder":      {func(c *Config) { c.Scratch.Dir = "scratch" }, "scratch.dir"},
+		"scratch in plain":    {func(c *Config) { c.Scratch.Protection = "none" }, "scratch.protection"},
+		"emptydir":            {func(c *Config) { c.Volumes.EmptyDirMiB = 1 << 30 }, "emptydir_mib"},
+		"memory in bytes":     {func(c *Config) { c.Hypervisor.MaxMemoryMiB = 1 << 31 }, "max_memory_mib"},
+		"memory too small":    {func(c *Config) { c.Hypervisor.DefaultMemoryMiB = 64 }, "default_memory_mib"},
+		"param blank":         {func(c *Config) { c.Hypervisor.KernelParams = []string{"a b"} }, "kernel_params"},
+		"params too long":     {func(c *Config) { c.Hypervisor.KernelParams = []string{strings.Repeat("a", 1100)} }, "kernel_params"},
+		"console lines":       {func(c *Config) { c.Guest.ConsoleLines = 0 }, "console_lines"},
+		"probe timeout":       {func(c *Config) { c.Hypervisor.ProbeTimeout.Duration = 0 }, "probe_timeout"},
+		"boot timeout":        {func(c *Config) { c.Guest.BootTimeout.Duration = 1 }, "boot_timeout"},
+		"annotation name":     {func(c *Config) { c.Hypervisor.EnableAnnotations = []string{"kernel"} }, "enable_annotations"},
+		"extension unchecked": {func(c *Config) { c.Hypervisor.Extensions = []Extension{{Name: "gpu", Path: "/gpu.img"}} }, "verity_params of gpu"},
+		"extension twice": {func(c *Config) {
+			e := Extension{Name: "gpu", Path: "/gpu.img", VerityParams: "root_hash=00"}
+			c.Hypervisor.Extensions = []Extension{e, e}
+		}, "gpu is there twice"},
+		"extension name": {func(c *Config) {
+			c.Hypervisor.Extensions = []Extension{{Name: "nvidia-driver", Path: "/gpu.img", VerityParams: "root_hash=00"}}
+		}, "guest_extension_images"},
+		"extension path": {func(c *Config) {
+			c.Hypervisor.Extensions = []Extension{{Name: "gpu", Path: "gpu.img", VerityParams: "root_hash=00"}}
+		}, "guest_extension_images"},
+		"extension params": {func(c *Config) {
+			c.Hypervisor.Extensions = []Extension{{Name: "gpu", Path: "/gpu.img", VerityParams: "root_hash=00 agent.log=debug"}}
+		}, "guest_extension_images"},
+		"many extensions": {func(c *Config) { c.Hypervisor.Extensions = make([]Extension, 5) }, "more than 4"},
+		"empty transport": {func(c *Config) { c.Hypervisor.Transport = "" }, "hypervisor.transport"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -156,6 +171,21 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	}
 	if lines := strings.Count(all.Validate().Error(), "\n"); lines < 8 {
 		t.Errorf("only %d faults named at once", lines+1)
+	}
+}
+
+func TestExtensionParams(t *testing.T) {
+	config := Default()
+	config.Hypervisor.Extensions = []Extension{{Name: "gpu", Path: "/gpu.img", VerityParams: "root_hash=00,salt=11"}}
+	if err := config.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(config.GuestParams(true), " ")
+	if want := "agent.log=info kata.extension.gpu.verity_params=root_hash=00,salt=11 coffer.scratch=encrypted"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := config.Hypervisor.Extensions[0].Serial(); got != "extension-gpu" {
+		t.Errorf("serial %q", got)
 	}
 }
 

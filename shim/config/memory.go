@@ -77,6 +77,9 @@ func (c *Config) GuestParams(scratch bool) []string {
 		params = append(params, "accept_memory=eager")
 	}
 	params = append(params, "agent.log="+string(c.Guest.LogLevel))
+	for _, e := range c.Hypervisor.Extensions {
+		params = append(params, e.param())
+	}
 	if scratch {
 		params = append(params, paramScratch+"="+string(c.Scratch.Protection))
 	}

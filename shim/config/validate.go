@@ -34,6 +34,7 @@ func (c *Config) Validate() error {
 	c.validateMemory(fault)
 	c.validateConfidential(fault)
 	c.validateDevices(fault)
+	c.validateExtensions(fault)
 	return errors.Join(faults...)
 }
 

@@ -52,6 +52,9 @@ func (p *Pod) vmConfig(devices []vm.PCIDevice) (vm.Config, error) {
 	if vmConfig.Confidential == nil && document != nil {
 		vmConfig.KernelParams = append(vmConfig.KernelParams, paramInitdata+"="+p.initdataDigest())
 	}
+	for _, e := range hypervisor.Extensions {
+		vmConfig.Disks = append(vmConfig.Disks, vm.Disk{Serial: e.Serial(), Path: e.Path, ReadOnly: true})
+	}
 	if p.pod.ScratchMiB > 0 {
 		disk, err := p.scratchDisk()
 		if err != nil {
