@@ -39,12 +39,12 @@ func Open(dir string) (*Extension, error) {
 		return e, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", manifestName, errors.Join(err, errdefs.ErrFailedPrecondition))
+		return nil, fmt.Errorf("read %s: %w: %w", manifestName, err, errdefs.ErrFailedPrecondition)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", manifestName, errors.Join(err, errdefs.ErrFailedPrecondition))
+		return nil, fmt.Errorf("read %s: %w: %w", manifestName, err, errdefs.ErrFailedPrecondition)
 	}
 	if e.paths, err = parseManifest(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", manifestName, err)

@@ -107,7 +107,7 @@ func mount(mapper *devmapper.Mapper, image Image, d disk) (e *Extension, retErr 
 	}
 	if err := unix.Mount(node, dir, "erofs", mountFlags, ""); err != nil {
 		// The kernel's own message tells of a wrong hash; the error here is the same as for any damage.
-		return nil, fmt.Errorf("mount it: its disk does not hold what the kernel command line promises: %w", errors.Join(err, errdefs.ErrFailedPrecondition))
+		return nil, fmt.Errorf("mount it: its disk does not hold what the kernel command line promises: %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	defer func() {
 		if retErr != nil {

@@ -58,7 +58,7 @@ func (m *modules) load(ctx context.Context, name, params string) error {
 			switch {
 			case errors.Is(err, unix.EEXIST):
 			case errors.Is(err, unix.ENODEV):
-				return fmt.Errorf("kernel module %s finds no device that it can drive: %w", name, errors.Join(err, errdefs.ErrFailedPrecondition))
+				return fmt.Errorf("kernel module %s finds no device that it can drive: %w: %w", name, err, errdefs.ErrFailedPrecondition)
 			case err != nil:
 				return fmt.Errorf("load kernel module %s: %w", filepath.Base(file), err)
 			}
@@ -78,8 +78,11 @@ func closure(dir, name string) ([]string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil || len(data) > maxModuleList {
-		return nil, fmt.Errorf("read list of %d bytes of kernel modules in %s: %w", len(data), dir, errors.Join(err, errdefs.ErrFailedPrecondition))
+	if err != nil {
+		return nil, fmt.Errorf("read list of kernel modules: %w", err)
+	}
+	if len(data) > maxModuleList {
+		return nil, fmt.Errorf("list of kernel modules in %s has more than %d bytes: %w", dir, maxModuleList, errdefs.ErrFailedPrecondition)
 	}
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	lines.Buffer(nil, maxModuleList)

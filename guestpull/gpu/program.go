@@ -70,7 +70,7 @@ func (p *programs) launch(ctx context.Context, path string, args ...string) (_ *
 		if errors.Is(err, os.ErrNotExist) {
 			class = errdefs.ErrNotFound // the program, or the loader that it names
 		}
-		return nil, errors.Join(fmt.Errorf("%s cannot be started: %w", path, errors.Join(err, class)), out.Close())
+		return nil, errors.Join(fmt.Errorf("%s cannot be started: %w: %w", path, err, class), out.Close())
 	}
 	log.G(ctx).WithField("program", path).WithField("args", strings.Join(args, " ")).Debug("GPU program started")
 	go p.listen(ctx, r)

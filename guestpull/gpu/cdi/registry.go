@@ -44,7 +44,7 @@ func Read(dir string, rules Rules) (*Registry, error) {
 			continue
 		}
 		if err := r.add(filepath.Join(dir, entry.Name()), rules); err != nil {
-			return nil, fmt.Errorf("device specification %s: %w", entry.Name(), errors.Join(err, errdefs.ErrFailedPrecondition))
+			return nil, fmt.Errorf("device specification %s: %w: %w", entry.Name(), err, errdefs.ErrFailedPrecondition)
 		}
 	}
 	return r, nil
@@ -114,11 +114,11 @@ func (r *Registry) Inject(to *specs.Spec, names []string) error {
 		if spec := d.GetSpec(); !done[spec] { // what all devices of it need, once
 			done[spec] = true
 			if err := spec.ApplyEdits(to); err != nil {
-				return fmt.Errorf("device %s: %w", d.GetQualifiedName(), errors.Join(err, errdefs.ErrFailedPrecondition))
+				return fmt.Errorf("device %s: %w: %w", d.GetQualifiedName(), err, errdefs.ErrFailedPrecondition)
 			}
 		}
 		if err := d.ApplyEdits(to); err != nil {
-			return fmt.Errorf("device %s: %w", d.GetQualifiedName(), errors.Join(err, errdefs.ErrFailedPrecondition))
+			return fmt.Errorf("device %s: %w: %w", d.GetQualifiedName(), err, errdefs.ErrFailedPrecondition)
 		}
 	}
 	return nil
