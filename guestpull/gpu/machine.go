@@ -23,7 +23,11 @@ func Machine(start Start, extensions []*extension.Extension) (Options, error) {
 		Root: "/", Start: start, Insert: InsertModule, MakeNode: MakeDevice, Extensions: extensions,
 		Kernel: unix.ByteSliceToString(name.Release[:]),
 	}
-	if program := o.place().file(nvgpu.Program); exists(program) {
+	// NVIDIA's own extension does not have the program, but the guest's image may.
+	for _, program := range []string{o.place().file(nvgpu.Program), filepath.Join(o.Root, nvgpu.Program)} {
+		if o.Driver != nil || !exists(program) {
+			continue
+		}
 		asked := nvgpu.Options{Program: program, Start: nvgpu.Start(start)}
 		if library := o.place().file(library); exists(library) {
 			asked.Library = library
@@ -39,7 +43,7 @@ func Machine(start Start, extensions []*extension.Extension) (Options, error) {
 const library = "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
 
 func exists(path string) bool {
-	_, err := os.Stat(filepath.Clean(path))
+	_, err := os.Stat(path)
 	return err == nil
 }
 
