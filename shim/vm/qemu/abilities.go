@@ -32,6 +32,8 @@ const (
 	typeMemfd = "memory-backend-memfd"
 	typeVFIO  = "vfio-pci"
 	typeIOMMU = "iommufd"
+	// typeShares tells devices which of a confidential guest's memory is shared, and so may be reached.
+	typeShares = "ram-block-attributes"
 )
 
 // Need is a type of QEMU's that a VM cannot do without.
@@ -56,6 +58,9 @@ func needs(config vm.Config) (all []Need) {
 	}
 	if slices.ContainsFunc(config.PCIDevices, func(d vm.PCIDevice) bool { return d.OwnNode }) {
 		all = append(all, Need{Type: typeIOMMU, Since: "9.0", For: "physical devices with nodes of their own"})
+	}
+	if len(config.PCIDevices) > 0 && config.Confidential != nil {
+		all = append(all, Need{Type: typeShares, Since: "10.1", For: "physical devices of confidential guests"})
 	}
 	if c := config.Confidential; c != nil && c.SNP != nil {
 		all = append(all, NeedSNP)

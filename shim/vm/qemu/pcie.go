@@ -67,11 +67,12 @@ func wideWindow(devices []vm.PCIDevice) uint64 {
 }
 
 // addressBits is how wide a physical address of a machine must be in which the window of devices lies above the memory, aligned to the
-// largest power of two in it.
+// largest power of two in it. SeaBIOS leaves the upper quarter of all addresses alone.
 func addressBits(memoryMiB uint32, window uint64) int {
 	top := 4*gib + uint64(memoryMiB)*mib
 	if window > 0 {
 		top = roundUp(top, 1<<(bits.Len64(window)-1)) + window
+		top += top / 3
 	}
 	return bits.Len64(top - 1)
 }

@@ -188,3 +188,59 @@ func TestParseAddressBits(t *testing.T) {
 		}
 	}
 }
+
+// TestMachinesWithBoards puts the devices of each board into each machine that has a golden command line: theirs come in whole, nothing
+// else changes but the width of addresses, and QEMU knows it all. Together with the golden files this fixes every command line.
+func TestMachinesWithBoards(t *testing.T) {
+	q := qemutest.Start(t, require.VM(t))
+	for board := range boards {
+		devices := claimed(t, board)
+		own := pciArguments(devices)
+		for name, m := range goldenMachines() {
+			before := arguments(m)
+			m.pci = devices
+			after := arguments(m)
+			at := slices.Index(after, own[1]) - 1
+			if at < 0 || !slices.Equal(after[at:at+len(own)], own) {
+				t.Errorf("%s with %s lacks %q: %q", name, board, own, after)
+				continue
+			}
+			rest := slices.Delete(slices.Clone(after), at, at+len(own))
+			cpu := slices.Index(rest, "-cpu") + 1
+			rest[cpu] = strings.TrimSuffix(rest[cpu], ",host-phys-bits=on")
+			if !slices.Equal(rest, before) {
+				t.Errorf("%s with %s has the arguments %q, not %q", name, board, rest, before)
+			}
+			if m.confidential != nil && m.confidential.TDX != nil && !q.Has(typeTDX) {
+				after = checkTDXProperties(t, after)
+			}
+			faults, _ := q.Faults(after)
+			for _, err := range faults {
+				t.Errorf("%s with %s: %v", name, board, err)
+			}
+		}
+	}
+}
+
+func TestDeviceNeeds(t *testing.T) {
+	for name, test := range map[string]struct {
+		config vm.Config
+		want   []string
+	}{
+		"none":         {vm.Config{}, nil},
+		"by its group": {vm.Config{PCIDevices: []vm.PCIDevice{{}}}, []string{typeVFIO}},
+		"by its node":  {vm.Config{PCIDevices: []vm.PCIDevice{{OwnNode: true}}}, []string{typeVFIO, typeIOMMU}},
+		"confidential": {
+			vm.Config{PCIDevices: []vm.PCIDevice{{OwnNode: true}}, Confidential: &vm.Confidential{SNP: &vm.SNP{}}},
+			[]string{typeVFIO, typeIOMMU, typeShares, typeSNP},
+		},
+	} {
+		var got []string
+		for _, need := range needs(test.config) {
+			got = append(got, need.Type)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}

@@ -52,7 +52,7 @@ func Serve(tb testing.TB, pods ...*podresources.Pod) *Kubelet {
 // method puts an answer where grpc looks for it.
 func method(name string, answer func(decode func(any) error) (any, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{MethodName: name, Handler: func(
-		_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor, //nolint:revive // the order is grpc's
+		_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor,
 	) (any, error) {
 		return answer(decode)
 	}}
