@@ -12,6 +12,7 @@ import (
 	"github.com/coffer-project/coffer/integration/harness"
 	"github.com/coffer-project/coffer/integration/require"
 	"github.com/coffer-project/coffer/node/doctor"
+	"github.com/coffer-project/coffer/shim/config"
 )
 
 // TestContribContainerd: the real containerd reads each drop-in, and doctor finds the main one complete, alone and with that of
@@ -127,5 +128,32 @@ func TestContribUnits(t *testing.T) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
+	}
+}
+
+// TestContribConfidential: each RuntimeClass has its handler, and each handler a configuration by a preset of that name.
+func TestContribConfidential(t *testing.T) {
+	t.Parallel()
+	handlers, err := os.ReadFile("../contrib/containerd/coffer-confidential.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	classes, err := os.ReadFile("../contrib/kubernetes/runtimeclass-confidential.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, preset := range config.Presets() {
+		if preset == "plain" {
+			continue // coffer.toml's
+		}
+		if text := ".runtimes.coffer-" + preset + "]"; !strings.Contains(string(handlers), text) {
+			t.Errorf("no %s", text)
+		}
+		if text := "ConfigPath = \"/etc/coffer/" + preset + ".toml\""; !strings.Contains(string(handlers), text) {
+			t.Errorf("no %s", text)
+		}
+		if text := "name: coffer-" + preset + "\nhandler: coffer-" + preset + "\n"; !strings.Contains(string(classes), text) {
+			t.Errorf("no RuntimeClass %s", text)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,11 +118,9 @@ func (x *examination) measured(preset string, b *booted) {
 		return
 	}
 	got := b.said["measurement"]
-	for _, one := range want {
-		if one == got {
-			x.add(preset+"-measure", claim, proved, "%s", got)
-			return
-		}
+	if slices.Contains(want, got) {
+		x.add(preset+"-measure", claim, proved, "%s", got)
+		return
 	}
 	x.add(preset+"-measure", claim, failed, "the guest says %s, computed: %s", got, strings.Join(want, " or "))
 }
