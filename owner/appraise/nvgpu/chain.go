@@ -77,9 +77,11 @@ func checkChain(chain []*x509.Certificate, root *x509.Certificate, now time.Time
 		chain = append(slices.Clip(chain), root)
 	}
 	for i, cert := range chain {
-		issuer := chain[min(i+1, len(chain)-1)]
-		if err := cert.CheckSignatureFrom(issuer); err != nil || !bytes.Equal(cert.RawIssuer, issuer.RawSubject) {
-			return nil, refuse("its certificate does not lead to a root that is trusted")
+		if i+1 < len(chain) { // the root is the one that is trusted
+			issuer := chain[i+1]
+			if err := cert.CheckSignatureFrom(issuer); err != nil || !bytes.Equal(cert.RawIssuer, issuer.RawSubject) {
+				return nil, refuse("its certificate does not lead to a root that is trusted")
+			}
 		}
 		if now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
 			return nil, refuse("a certificate is not valid today")

@@ -20,7 +20,6 @@ func (d *device) claims(g golden) map[string]any {
 	for index, value := range d.report.measurements {
 		measurements[strconv.Itoa(int(index))] = hex.EncodeToString(value)
 	}
-	_, named := d.report.opaque[opaqueFWID]
 	c := map[string]any{
 		"arch": archNames[d.arch], "uuid": d.uuid, "measurements": measurements, "config": d.settings,
 		"hwmodel": d.chain[1].Subject.CommonName, "device_id": d.chain[1].Subject.SerialNumber,
@@ -29,7 +28,7 @@ func (d *device) claims(g golden) map[string]any {
 	report := prefix + "attestation-report-"
 	c[prefix+"arch-check"] = true
 	c[report+"parsed"], c[report+"signature-verified"], c[report+"nonce-match"] = true, true, true
-	c[report+"cert-chain-fwid-match"] = named // a mismatch was refused
+	c[report+"cert-chain-fwid-match"] = true // a mismatch was refused; switches' reports name no firmware, which NVIDIA calls a match, too
 	c[report+"cert-chain"] = certificates(d.ocsp)
 	c[prefix+"vbios-version"] = d.settings["vbios_version"]
 	if d.model.class == classGPU {
