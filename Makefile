@@ -101,6 +101,10 @@ test-gpu-evidence: ## test that program with NVIDIA's mock of its library, up to
 test-pkcs11: ## test the key broker's master key in an HSM with SoftHSM (needs gcc and softhsm2; SOFTHSM2_LIBRARY=path of its library)
 	@CGO_ENABLED=1 $(GO) test -tags pkcs11 ./owner/broker/hsm ./owner/broker/config
 
+.PHONY: test-vfio
+test-vfio: setup guest ## pass a disk through to a pod's VM, over vsock, on a node that QEMU emulates with an IOMMU (VMs in a VM: not in make test, because it takes minutes)
+	@$(GO) run ./integration/nested --out out/vfio $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME=30s each, as root (TARGET=regular expression of some; ARGS='--help' for more)
 	@$(GO) run ./integration/fuzz --time $(or $(FUZZTIME),30s) $(if $(TARGET),--target '$(TARGET)') $(ARGS)

@@ -10,7 +10,7 @@ import (
 // writeDropIns copies the files for containerd that an admin installs, so that tests run with just what they say. Only
 // the paths in them become the node's own.
 func (n *Node) writeDropIns() (paths []string, err error) {
-	root, err := repositoryRoot()
+	root, err := Repository()
 	if err != nil {
 		return nil, err
 	}

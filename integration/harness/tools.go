@@ -29,7 +29,7 @@ func FindTools() (Tools, error) {
 	if err != nil {
 		return Tools{}, err
 	}
-	root, err := repositoryRoot()
+	root, err := Repository()
 	if err != nil {
 		return Tools{}, err
 	}
@@ -85,8 +85,8 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "coffer"), nil
 }
 
-// repositoryRoot is found from this file's own place: tests run in their package's folder, the demo anywhere.
-func repositoryRoot() (string, error) {
+// Repository is the folder of the sources. It is found from this file's own place: tests run in their package's folder, the demo anywhere.
+func Repository() (string, error) {
 	_, file, _, ok := runtime.Caller(0)
 	if !ok {
 		return "", errors.New("find the repository: no caller information")
