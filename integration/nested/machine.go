@@ -20,9 +20,9 @@ const passedSize = 16 << 20
 
 // machine is the test's own machine: the outer one of the two.
 type machine struct {
-	// dir is for what is gone after the test, console the kernel's log.
-	dir, console string
-	qemu         string
+	// dir is for what is gone after the test, console the file of the kernel's log, and logs the folder of the node's.
+	dir, console, logs string
+	qemu               string
 	// marker is what the disk that is passed through begins with, answer what a container is to write to it.
 	marker, answer string
 }
@@ -144,13 +144,12 @@ func (m *machine) run(ctx context.Context) error {
 }
 
 // saveLogs copies what the node wrote from the machine's disk.
-func (m *machine) saveLogs(out string) error {
-	logs := filepath.Join(out, "node")
-	if err := os.MkdirAll(logs, 0o755); err != nil {
+func (m *machine) saveLogs() error {
+	if err := os.MkdirAll(m.logs, 0o755); err != nil {
 		return err
 	}
-	fmt.Println("the node's logs:", logs)
-	return quietly(exec.Command("debugfs", "-R", fmt.Sprintf("rdump %s %s", layout.Temp, logs), partitionOf(m.path("root.img"))))
+	program.Say("the node's logs are in %s", m.logs)
+	return quietly(exec.Command("debugfs", "-R", fmt.Sprintf("rdump %s %s", layout.Temp, m.logs), partitionOf(m.path("root.img"))))
 }
 
 // quietly runs a command and quotes its output in the error.

@@ -36,10 +36,8 @@ func test(ctx context.Context, out string) (retErr error) {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, os.RemoveAll(dir)) }()
-	if err := os.RemoveAll(out); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	m := &machine{dir: dir, console: filepath.Join(out, "console.log"), logs: filepath.Join(out, "node")}
+	if err := errors.Join(os.RemoveAll(m.logs), os.MkdirAll(out, 0o755)); err != nil {
 		return err
 	}
 
@@ -48,13 +46,12 @@ func test(ctx context.Context, out string) (retErr error) {
 	if err != nil {
 		return err
 	}
-	m := &machine{dir: dir, console: filepath.Join(out, "console.log")}
 	if err := m.prepare(ctx, parts); err != nil {
 		return err
 	}
 	program.Say("booting the machine; what follows is slow, because its pods' machines are emulated by an emulated machine")
 	if err := m.run(ctx); err != nil {
-		return errors.Join(err, m.saveLogs(out))
+		return errors.Join(err, m.saveLogs())
 	}
 	fmt.Printf("passed in %.0f s\n", time.Since(begin).Seconds())
 	return nil

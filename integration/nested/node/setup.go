@@ -31,7 +31,7 @@ var modules = []string{
 }
 
 var environment = map[string]string{
-	"PATH":         "/usr/sbin:/usr/bin:/sbin:/bin",
+	"PATH":         "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME":         "/root",
 	"TMPDIR":       layout.Temp,
 	"COFFER_CACHE": layout.Cache,
