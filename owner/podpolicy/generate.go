@@ -19,6 +19,9 @@ import (
 //go:embed rules.rego
 var rules string
 
+//go:embed devices.rego
+var deviceRules string
+
 // Image is what is known of an image.
 type Image struct {
 	// Digests are those that name it: of the manifest, and of the index that it is in.
@@ -96,7 +99,8 @@ func Generate(ctx context.Context, manifest []byte, o Options) (string, error) {
 	}
 	// The union keeps the compiler from holding the rules against this very data: without exec probes, say, "some command in
 	// container.exec" could never hold, which is no mistake.
-	policy := rules + "\n# --- this pod -----\n\npolicy_data := object.union({}, " + string(text) + ")\n"
+	_, further, _ := strings.Cut(deviceRules, "import rego.v1\n") // a policy is one text with one head
+	policy := rules + further + "\n# --- this pod -----\n\npolicy_data := object.union({}, " + string(text) + ")\n"
 	if _, err := agentpolicy.Compile(policy); err != nil {
 		return "", fmt.Errorf("the policy that was made cannot be enforced: %w", err)
 	}
