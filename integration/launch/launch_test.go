@@ -101,6 +101,9 @@ func start(t *testing.T, text string, annotations map[string]string) (*config.Co
 	if err := pod.Start(t.Context()); !errors.Is(err, errSeen) {
 		t.Fatal(err)
 	}
+	if got, want := pod.Report().TEE, string(conf.TEE); got != want && (got != "" || conf.TEE != config.TEENone) {
+		t.Errorf("the pod reports the TEE %q, not %q", got, want)
+	}
 	if err := pod.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	agentpb "github.com/coffer-project/coffer/proto/agent"
 	guestpullpb "github.com/coffer-project/coffer/proto/guestpull/v1"
+	"github.com/coffer-project/coffer/shim/config"
 )
 
 // InfoKey is the entry of a sandbox's verbose status that holds a Report as JSON. `crictl inspectp` shows it.
@@ -15,12 +16,14 @@ const InfoKey = "coffer"
 // Report is what a pod tells about itself. Durations are in microseconds, as everywhere in Coffer's reports. What the
 // guest says in it is for people: nothing on the host may trust it for a decision.
 type Report struct {
-	State          string `json:"state"`
-	VMPID          uint32 `json:"vm_pid,omitempty"`
-	VCPUs          uint32 `json:"vcpus,omitempty"`
-	MemoryMiB      uint32 `json:"memory_mib,omitempty"`
-	ScratchMiB     uint32 `json:"scratch_mib,omitempty"`
-	Accelerator    string `json:"accelerator,omitempty"`
+	State       string `json:"state"`
+	VMPID       uint32 `json:"vm_pid,omitempty"`
+	VCPUs       uint32 `json:"vcpus,omitempty"`
+	MemoryMiB   uint32 `json:"memory_mib,omitempty"`
+	ScratchMiB  uint32 `json:"scratch_mib,omitempty"`
+	Accelerator string `json:"accelerator,omitempty"`
+	// TEE is what the VM was launched under: snp or tdx. It is the host's word; a guest proves it by attestation.
+	TEE            string `json:"tee,omitempty"`
 	AgentVersion   string `json:"agent_version,omitempty"`
 	InitdataDigest string `json:"initdata_digest,omitempty"`
 	// Boot is the host's view of a pod's start, in order; GuestBoot the guest's own, from kernel to ready.
@@ -198,6 +201,9 @@ func (p *Pod) Report() Report {
 		AgentVersion: p.report.agentVersion, InitdataDigest: p.report.initdataDigest,
 		Boot: p.report.boot, GuestBoot: p.report.guestBoot, Containers: containers,
 		Degraded: p.report.degraded,
+	}
+	if p.config != nil && p.config.TEE != config.TEENone {
+		report.TEE = string(p.config.TEE)
 	}
 	if p.instance != nil {
 		report.VMPID = uint32(p.instance.PID())
