@@ -70,7 +70,8 @@ done
 forbid coffer-snapshotter "must not reach a registry" 'containerd/v2/core/remotes/docker'
 forbid coffer-guest "must hold no VM driver and no verifier" "^$mod/(shim|snapshotter|owner)(/|\$)|go-(sev|tdx)-guest/"
 forbid coffer-guest "must not be able to pretend to be a TEE" "^$mod/guestpull/attest/attesttest\$|go-configfs-tsm/configfs/faketsm"
-forbid coffer-kbs "must not be able to forge evidence" "^$mod/owner/appraise/snp/snptest\$|go-(sev|tdx)-guest/testing"
+forbid coffer-guest "must stay a static program" "^github.com/NVIDIA/go-nvml"
+forbid coffer-kbs "must not be able to forge evidence" "^$mod/owner/appraise/(snp/snptest|nvgpu/nvgputest)\$|go-(sev|tdx)-guest/testing"
 forbid coffer-kbs "must hold no host code" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"
 forbid cofferctl "must hold no host code: coffer-node does" "^$mod/(shim|snapshotter|guestpull|node)(/|\$)"
 
