@@ -33,11 +33,12 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// judged is a shop with an image that prints its arguments.
+// judged is a shop with an image that prints its arguments. It holds the shop's name, so that no other shop has had the same image: of an
+// image volume the node knows the digest, and takes one of the names that the image has there.
 func judged(t *testing.T, node *harness.Node) (*shop, string, registrytest.Layer) {
 	t.Helper()
 	registry, base := openShop(t, node), busyboxLayer(t, node)
-	return registry, registry.put("judged", judgedImage(base, "one")), base
+	return registry, registry.put("judged", judgedImage(base, registry.host())), base
 }
 
 func judgedImage(base registrytest.Layer, text string) *registrytest.Image {
@@ -154,7 +155,7 @@ func testGeneratedPolicy(t *testing.T, node *harness.Node) {
 	printed(t, c, "own by pod\n")
 	ctx, cancel := context.WithTimeout(t.Context(), criTimeout)
 	defer cancel()
-	if out, err := c.ExecSync(ctx, "/bin/cat", "/model/hello"); err != nil || string(out.Stdout) != "one" {
+	if out, err := c.ExecSync(ctx, "/bin/cat", "/model/hello"); err != nil || string(out.Stdout) != registry.host() {
 		t.Errorf("the probe: %v, %v", out, err)
 	}
 	_, err = c.ExecSync(ctx, "/bin/sh", "-c", "echo in")
