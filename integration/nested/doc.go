@@ -3,7 +3,9 @@
 //
 //	this machine    builds the inner machine's disk out of its own programs, boots it, shows what it says
 //	└ node          Debian's kernel, containerd, Coffer; the program in the folder node is PID 1 and the tests
-//	  └ pod's VM    QEMU in QEMU, about thirty times slower
+//	  └ pod's VM    QEMU in QEMU, about a hundred times slower than on a real machine
+//
+// The guest image must be one with Debian's kernel: that of make kernel has no driver for NVMe disks.
 //
 // It is not among the tests of make test, because of the time that takes.
 package main
