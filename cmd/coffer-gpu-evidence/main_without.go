@@ -1,5 +1,6 @@
 //go:build !nvml
 
+// Command coffer-gpu-evidence without NVIDIA's library, which takes the build tag nvml.
 package main
 
 import (

@@ -88,7 +88,9 @@ func newImages(ctx context.Context, s settings) (container.Images, error) {
 	}
 	unpacker := worker.New(unpack.New(unpack.DefaultLimits(), options...), program, reap.New().Start)
 	puller := image.New(client, verify.New(verify.DefaultLimits()), decrypt.New(keys), unpacker, layers, pulling...)
-	attestGPUs(s.gpus, keys)
+	if err := attestGPUs(s, document, keys); err != nil {
+		return nil, err
+	}
 	return image.NewBackground(ctx, puller, s.pullLimit), nil
 }
 

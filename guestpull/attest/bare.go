@@ -33,6 +33,15 @@ func (Bare) InitDataField(context.Context) ([]byte, error) { return nil, nil }
 // Evidence implements Attester: it returns ErrBare.
 func (Bare) Evidence(context.Context, []byte) (json.RawMessage, error) { return nil, ErrBare }
 
+// Protects tells whether a platform keeps the host out of its guest: not one without a TEE, nor one whose host plays a TEE.
+func Protects(p Platform) bool {
+	switch p.Kind() {
+	case string(kbs.TEESNP), string(kbs.TEETDX):
+		return true
+	}
+	return false
+}
+
 // Substitute returns what stands in for the TEE of a machine that has none, as far as the measured document (nil for none) allows: a forged
 // SNP processor, which forger opens, or else sample evidence. Any other platform, a real TEE before all, stays as it is.
 // InvalidArgument: the document cannot be read. Errors of forger are passed on.

@@ -69,8 +69,10 @@ type Service struct {
 	done   chan struct{} // closed when they are over
 	result result        // valid once done is closed
 
-	known    chan struct{} // closed by AttestBy
-	attester Attester      // valid once known is closed
+	known chan struct{} // closed by AttestBy
+	// Valid once known is closed.
+	attester    Attester
+	unprotected error
 
 	turn  chan struct{} // to attest; one at a time
 	ready bool          // belongs to who has the turn
@@ -103,9 +105,10 @@ func (s *Service) end(r result) {
 // Refuse lets containers that ask for GPUs fail with the error, unless the duties are over.
 func (s *Service) Refuse(err error) { s.end(result{err: err}) }
 
-// AttestBy tells who attests the guest before its GPUs may work; nil where the measured document names no key broker. Call it once.
-func (s *Service) AttestBy(a Attester) {
-	s.attester = a
+// AttestBy tells who attests the guest before its GPUs may work; nil where the measured document names no key broker. unprotected is why
+// GPUs that do no confidential computing must not be used; nil where they may. Call it once.
+func (s *Service) AttestBy(a Attester, unprotected error) {
+	s.attester, s.unprotected = a, unprotected
 	close(s.known)
 }
 
@@ -197,10 +200,16 @@ func (s *Service) Inject(ctx context.Context, to *specs.Spec, names []string) er
 // errNoBroker is of a guest whose GPUs nobody can attest.
 var errNoBroker = fmt.Errorf("the GPUs do confidential computing and stay locked until they are attested, but the measured document names no key broker: %w", errdefs.ErrFailedPrecondition)
 
-// makeReady attests the guest, and only then lets the GPUs work. Once is enough. GPUs that do no confidential computing have no such state.
+// makeReady attests the guest, and only then lets the GPUs work. Once is enough. GPUs that do no confidential computing have no such state,
+// and a broker never hears of them: whether the guest's secrets may get to them, the measured document alone says.
 func (s *Service) makeReady(ctx context.Context) error {
+	select {
+	case <-s.known:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if !s.result.confidential {
-		return nil
+		return s.unprotected
 	}
 	select {
 	case s.turn <- struct{}{}:
@@ -210,11 +219,6 @@ func (s *Service) makeReady(ctx context.Context) error {
 	}
 	if s.ready {
 		return nil
-	}
-	select {
-	case <-s.known:
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 	if s.attester == nil {
 		return errNoBroker

@@ -33,7 +33,8 @@ type guest struct {
 	state   State
 	refuse  error // of the broker
 
-	noBroker bool
+	noBroker    bool
+	unprotected error // what a guest in a TEE says
 }
 
 func newGuest(t *testing.T, functions ...function) *guest {
@@ -157,9 +158,9 @@ func run(t *testing.T, g *guest) *Service {
 	s := New(time.Minute)
 	s.Run(t.Context(), g.options)
 	if g.noBroker {
-		s.AttestBy(nil)
+		s.AttestBy(nil, g.unprotected)
 	} else {
-		s.AttestBy(g)
+		s.AttestBy(g, g.unprotected)
 	}
 	return s
 }
@@ -300,6 +301,8 @@ func TestNotConfidential(t *testing.T) {
 		"no broker":                 {func(g *guest) { g.noBroker = true }, errdefs.ErrFailedPrecondition},
 		"no broker, not protected":  {func(g *guest) { g.noBroker, g.state = true, State{} }, nil},
 		"nothing to ask the driver": {func(g *guest) { g.options.Driver = nil }, nil},
+		"not protected in a TEE":    {func(g *guest) { g.unprotected, g.state = errdefs.ErrPermissionDenied, State{} }, errdefs.ErrPermissionDenied},
+		"nothing to ask in a TEE":   {func(g *guest) { g.unprotected, g.options.Driver = errdefs.ErrPermissionDenied, nil }, errdefs.ErrPermissionDenied},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGuest(t, h200)
@@ -311,7 +314,7 @@ func TestNotConfidential(t *testing.T) {
 			if slices.Contains(g.did, "ready") {
 				t.Error("GPUs became ready without attestation")
 			}
-			if devices, err := s.Devices(t.Context()); err != nil || (len(devices) > 0) != (tc.wantErr != nil) {
+			if devices, err := s.Devices(t.Context()); err != nil || (len(devices) > 0) != errors.Is(tc.wantErr, errdefs.ErrFailedPrecondition) {
 				t.Errorf("evidence of %v, %v", devices, err)
 			}
 		})

@@ -29,6 +29,10 @@ type CofferConfig struct {
 	Attestation AttestationConfig `toml:"attestation"`
 	Secrets     SecretsConfig     `toml:"secrets"`
 	REST        RESTConfig        `toml:"rest"`
+	GPU         struct {
+		// Unprotected allows that containers of a TEE use GPUs that do no confidential computing. The host can read what those work on.
+		Unprotected bool `toml:"unprotected"`
+	} `toml:"gpu"`
 }
 
 // ParseCoffer reads coffer.toml strictly. Faults are InvalidArgument.
@@ -59,6 +63,9 @@ func (c *CofferConfig) Encode() string {
 	out.WriteString(c.Attestation.encode())
 	out.WriteString(c.Secrets.encode())
 	out.WriteString(c.REST.encode())
+	if c.GPU.Unprotected {
+		out.WriteString("[gpu]\nunprotected = true\n")
+	}
 	return out.String()
 }
 

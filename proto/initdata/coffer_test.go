@@ -91,3 +91,16 @@ func TestPolicyDefault(t *testing.T) {
 		}
 	}
 }
+
+func TestGPU(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "gpu.unprotected = true": true, "[gpu]\nunprotected = false": false} {
+		got, err := ParseCoffer(text)
+		if err != nil || got.GPU.Unprotected != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+			continue
+		}
+		if again, err := ParseCoffer(got.Encode()); err != nil || !reflect.DeepEqual(again, got) {
+			t.Errorf("%s: written and read again: %+v, %v", text, again, err)
+		}
+	}
+}
