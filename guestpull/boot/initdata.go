@@ -114,7 +114,7 @@ func readInitData(disks []string, want InitDataDigest) (*InitData, error) {
 	defer f.Close()
 	data, err := decodeInitData(f)
 	if err != nil {
-		return nil, fmt.Errorf("read initdata disk: %w", errors.Join(err, errdefs.ErrFailedPrecondition))
+		return nil, fmt.Errorf("read initdata disk: %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	if want.Algorithm == "" {
 		return data, nil

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -64,7 +63,7 @@ func (m *Measured) AllowContainer(ctx context.Context, request *agentpb.CreateCo
 func (m *Measured) decide(ctx context.Context, method string, request proto.Message, facts *agentpolicy.Facts, commit bool) error {
 	input, err := agentpolicy.Input(request, facts)
 	if err != nil {
-		return fmt.Errorf("%s is blocked by policy: %w", method, errors.Join(err, errdefs.ErrPermissionDenied))
+		return fmt.Errorf("%s is blocked by policy: %w: %w", method, err, errdefs.ErrPermissionDenied)
 	}
 	rule := agentpolicy.RuleName(request)
 	d, err := m.policy.Decide(ctx, rule, input, commit)

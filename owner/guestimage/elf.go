@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -32,7 +31,7 @@ type segment struct {
 func compact(vmlinux []byte) ([]byte, error) {
 	in, err := elf.NewFile(bytes.NewReader(vmlinux))
 	if err != nil {
-		return nil, fmt.Errorf("read kernel: %w", errors.Join(err, errdefs.ErrInvalidArgument))
+		return nil, fmt.Errorf("read kernel: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	if in.Class != elf.ELFCLASS64 || in.Machine != elf.EM_X86_64 || in.Type != elf.ET_EXEC {
 		return nil, fmt.Errorf("kernel is not a 64-bit x86 program: %w", errdefs.ErrInvalidArgument)
@@ -175,7 +174,7 @@ func hasPVH(in *elf.File) bool {
 func checkStatic(name string, program []byte) error {
 	in, err := elf.NewFile(bytes.NewReader(program))
 	if err != nil {
-		return fmt.Errorf("%s is not a Linux program: %w", name, errors.Join(err, errdefs.ErrInvalidArgument))
+		return fmt.Errorf("%s is not a Linux program: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
 	if in.Class != elf.ELFCLASS64 || in.Machine != elf.EM_X86_64 {
 		return fmt.Errorf("%s is not a 64-bit x86 program: %w", name, errdefs.ErrInvalidArgument)

@@ -69,7 +69,7 @@ func Inspect(ctx context.Context, imageDir string) (*Manifest, error) {
 		}
 		got, err := measure(filepath.Join(imageDir, want.Name))
 		if err != nil {
-			return nil, fmt.Errorf("guest image %s: %w", imageDir, errors.Join(err, errdefs.ErrDataLoss))
+			return nil, fmt.Errorf("guest image %s: %w: %w", imageDir, err, errdefs.ErrDataLoss)
 		}
 		if got != want {
 			return nil, fmt.Errorf("guest image %s: %s is not the file that was built (sha256 %s instead of %s): build the image again: %w",
@@ -96,7 +96,7 @@ func readManifest(imageDir string) (*Manifest, error) {
 	decoder.DisallowUnknownFields()
 	m := &Manifest{}
 	if err := decoder.Decode(m); err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Name(), errors.Join(err, errdefs.ErrDataLoss))
+		return nil, fmt.Errorf("read %s: %w: %w", f.Name(), err, errdefs.ErrDataLoss)
 	}
 	return m, nil
 }

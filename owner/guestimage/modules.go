@@ -3,7 +3,6 @@ package guestimage
 import (
 	"bytes"
 	"debug/elf"
-	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -164,7 +163,7 @@ func (c *chooser) load(name, packed string) ([]byte, error) {
 func depends(module []byte) ([]string, error) {
 	in, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {
-		return nil, fmt.Errorf("read module: %w", errors.Join(err, errdefs.ErrInvalidArgument))
+		return nil, fmt.Errorf("read module: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	section := in.Section(".modinfo")
 	if section == nil {

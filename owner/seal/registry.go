@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -231,7 +230,7 @@ func (r *Registry) send(ctx context.Context, method, target string, header map[s
 		}
 		resp.Body.Close()
 		if err := r.host.Authorizer.AddResponses(ctx, []*http.Response{resp}); err != nil {
-			return nil, fmt.Errorf("registry %s wants credentials for %s: %w", r.host.Host, r.ref.Locator, errors.Join(err, errdefs.ErrUnauthenticated))
+			return nil, fmt.Errorf("registry %s wants credentials for %s: %w: %w", r.host.Host, r.ref.Locator, err, errdefs.ErrUnauthenticated)
 		}
 	}
 }

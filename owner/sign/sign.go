@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -135,7 +134,7 @@ func signatures(ctx context.Context, store Store, tag string) (*ocispec.Manifest
 		return nil, nil, err
 	}
 	if err := json.Unmarshal(raw, m); err != nil || m.MediaType != ocispec.MediaTypeImageManifest {
-		return nil, nil, fmt.Errorf("tag %s holds no signatures that one could be added to: %w", tag, errors.Join(err, errdefs.ErrFailedPrecondition))
+		return nil, nil, fmt.Errorf("tag %s holds no signatures that one could be added to: %w: %w", tag, err, errdefs.ErrFailedPrecondition)
 	}
 	for _, layer := range m.Layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.Digest)

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -283,11 +282,11 @@ func statusError(status int, body []byte) error {
 	case status == http.StatusBadRequest && strings.Contains(said, "Upgrading from non-versioned"): // for a moment after KV version 2 was enabled
 		class = errdefs.ErrUnavailable
 	case status == http.StatusInternalServerError && strings.Contains(said, "too large"): // its own storage (raft) has a limit of 1 MiB
-		class = errors.Join(errdefs.ErrFailedPrecondition, errors.New("raise max_entry_size of the server's storage"))
+		class = fmt.Errorf("raise max_entry_size of the server's storage: %w", errdefs.ErrFailedPrecondition)
 	case status == http.StatusBadRequest && strings.Contains(said, "check-and-set"):
 		return errdefs.ErrAlreadyExists
 	case status == http.StatusForbidden || status == http.StatusUnauthorized:
-		class = errors.Join(errdefs.ErrPermissionDenied, errors.New("check the token in token_file and its policy"))
+		class = fmt.Errorf("check the token in token_file and its policy: %w", errdefs.ErrPermissionDenied)
 	case status == http.StatusTooManyRequests || status >= http.StatusInternalServerError:
 		class = errdefs.ErrUnavailable // also a sealed server (503)
 	}
