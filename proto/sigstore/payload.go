@@ -40,9 +40,15 @@ func EncodePayload(c Claim, annotations map[string]string) ([]byte, error) {
 	return raw, nil
 }
 
-// parsePayload reads a payload whose signature was found right. The critical part is exactly as specified; the optional
-// one may say what it likes.
+// parsePayload reads cosign's payload.
 func parsePayload(raw []byte) (Claim, error) {
+	claim, _, err := ParsePayload(raw, payloadType)
+	return claim, err
+}
+
+// ParsePayload reads a payload of a type, whose signature was found right. The critical part is exactly as specified; the
+// optional one, which is returned as it is, may say what it likes. Faults are InvalidArgument.
+func ParsePayload(raw []byte, want string) (Claim, json.RawMessage, error) {
 	var critical, optional, identity, image json.RawMessage
 	var kind string
 	var claim Claim
@@ -58,14 +64,14 @@ func parsePayload(raw []byte) (Claim, error) {
 	}
 	switch {
 	case err != nil:
-		return Claim{}, fmt.Errorf("its payload is malformed: %w", err)
-	case kind != payloadType:
-		return Claim{}, fmt.Errorf("its payload has type %.64q, want %q: %w", kind, payloadType, errdefs.ErrInvalidArgument)
+		return Claim{}, nil, fmt.Errorf("its payload is malformed: %w", err)
+	case kind != want:
+		return Claim{}, nil, fmt.Errorf("its payload has type %.64q, want %q: %w", kind, want, errdefs.ErrInvalidArgument)
 	case claim.Identity == "":
-		return Claim{}, fmt.Errorf("its payload names no image: %w", errdefs.ErrInvalidArgument)
+		return Claim{}, nil, fmt.Errorf("its payload names no image: %w", errdefs.ErrInvalidArgument)
 	}
 	if err := claim.Digest.Validate(); err != nil {
-		return Claim{}, fmt.Errorf("its payload has digest %.128q: %w: %w", claim.Digest, err, errdefs.ErrInvalidArgument)
+		return Claim{}, nil, fmt.Errorf("its payload has digest %.128q: %w: %w", claim.Digest, err, errdefs.ErrInvalidArgument)
 	}
-	return claim, nil
+	return claim, optional, nil
 }
