@@ -137,7 +137,7 @@ func TestInitdataRefuses(t *testing.T) {
 		"both":        {[]string{"--cdh", cdh, "--kbs-url", "https://kbs"}, errdefs.ErrInvalidArgument},
 		"missing":     {[]string{"--cdh", filepath.Join(dir, "none")}, os.ErrNotExist},
 		"bad cdh":     {[]string{"--cdh", file("bad.toml", "x = 1")}, errdefs.ErrInvalidArgument},
-		"unsupported": {[]string{"--cdh", file("policy.toml", "[image]\nsigstore_config = \"{}\"")}, errdefs.ErrNotImplemented},
+		"unsupported": {[]string{"--cdh", file("policy.toml", "[[credentials]]\npath = \"x\"")}, errdefs.ErrNotImplemented},
 		"argument":    {[]string{"x"}, errdefs.ErrInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -52,6 +52,7 @@ func TestPolicySeesSigners(t *testing.T) {
 			[]imagepolicy.Acceptance{{Rule: "insecureAcceptAnything"}, {Rule: "sigstoreSigned", KeyID: "sha256:aa", KeyURI: "kbs:///a/b/c"}, {Rule: "sigstoreSigned", KeyID: "sha256:bb"}},
 			[]string{"sha256:aa", "kbs:///a/b/c", "sha256:bb"},
 		},
+		"OpenPGP": {[]imagepolicy.Acceptance{{Rule: "signedBy", KeyID: "ABCD", KeyURI: "kbs:///a/b/c"}}, []string{"ABCD", "kbs:///a/b/c"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFakes(t)

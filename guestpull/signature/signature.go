@@ -1,6 +1,6 @@
 // Package signature lets a guest run only the images that the measured policy allows. It gets the policy (a
-// containers-policy.json) from the measured document or from the key broker, and the signatures from the registry; the
-// verdict is package imagepolicy's.
+// containers-policy.json) from the measured document or from the key broker, and the signatures from the registry, or from
+// the lookaside that the document names (a containers-registries.d(5) file); the verdict is package imagepolicy's.
 //
 // A policy of the key broker is asked for anew with each pull: it may have become stricter since the pod began. So no
 // verdict is kept either, and an image whose layers are all here is judged like any other.
@@ -34,6 +34,8 @@ type Registry interface {
 	Blob(ctx context.Context, ref string, desc ocispec.Descriptor, sink registry.Sink) (io.ReadCloser, error)
 	// Referrers lists what refers to a manifest; NotFound: the registry keeps no such lists.
 	Referrers(ctx context.Context, ref string, dgst digest.Digest) ([]ocispec.Descriptor, error)
+	// Get returns what is at an address of a lookaside; NotFound: nothing is there.
+	Get(ctx context.Context, address string, limit int64) ([]byte, error)
 }
 
 // Checker judges images. It is safe for concurrent use.
@@ -42,12 +44,24 @@ type Checker struct {
 	fetch    Fetch
 	uri      string              // of the policy; empty: it is measured
 	measured *imagepolicy.Policy // nil without
+	// places are where OpenPGP signatures are, placesURI where that is asked for. At most one of them is set.
+	places    *imagepolicy.Places
+	placesURI string
 }
 
 // New returns the Checker that the measured settings ask for, or nil where they name no policy: then only digests bind
 // what runs. fetch is nil without a key broker. InvalidArgument: the policy in the settings is malformed.
 func New(settings *initdata.ImageSettings, registry Registry, fetch Fetch) (*Checker, error) {
-	c := &Checker{registry: registry, fetch: fetch, uri: settings.SecurityPolicyURI}
+	c := &Checker{registry: registry, fetch: fetch, uri: settings.SecurityPolicyURI, placesURI: settings.SigstoreConfigURI}
+	if c.placesURI != "" && fetch == nil {
+		return nil, fmt.Errorf("image.sigstore_config_uri %s: the guest was given no key broker (kbc in the initdata's cdh.toml): %w", c.placesURI, errdefs.ErrFailedPrecondition)
+	}
+	if settings.SigstoreConfig != "" {
+		var err error
+		if c.places, err = imagepolicy.ParsePlaces([]byte(settings.SigstoreConfig)); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case c.uri != "":
 		if fetch == nil {
@@ -75,6 +89,9 @@ func (c *Checker) Check(ctx context.Context, img imagepolicy.Image) (*imagepolic
 	if c.fetch != nil {
 		keys = imagepolicy.Keys(c.fetch)
 	}
+	if c.places != nil || c.placesURI != "" {
+		img.Lookaside = &imagepolicy.Lookaside{Places: c.lookaside, Get: c.registry.Get}
+	}
 	return policy.Check(ctx, img, repository{registry: c.registry, ref: img.Reference}, keys)
 }
 
@@ -91,6 +108,22 @@ func (c *Checker) policy(ctx context.Context) (*imagepolicy.Policy, error) {
 		return nil, fmt.Errorf("%s: %w", c.uri, err)
 	}
 	return policy, nil
+}
+
+// lookaside returns where OpenPGP signatures are. Like a policy, what the broker has is asked for anew each time.
+func (c *Checker) lookaside(ctx context.Context) (*imagepolicy.Places, error) {
+	if c.places != nil {
+		return c.places, nil
+	}
+	raw, err := c.fetch(ctx, c.placesURI)
+	if err != nil {
+		return nil, fmt.Errorf("get image.sigstore_config_uri: %w", err)
+	}
+	places, err := imagepolicy.ParsePlaces(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.placesURI, err)
+	}
+	return places, nil
 }
 
 // repository is where an image came from.

@@ -112,7 +112,7 @@ func TestRequirements(t *testing.T) {
 		"key is broken":     {uri(`"keyPath":"kbs:///default/keys/broken"`), "not PEM", errdefs.ErrInvalidArgument},
 		"exact name":        {uri(`"keyPath":"kbs:///default/keys/app","signedIdentity":{"type":"matchExact"}`), "", nil},
 		"other name":        {uri(`"keyPath":"kbs:///default/keys/app","signedIdentity":{"type":"exactRepository","dockerRepository":"a.b/c"}`), "it is for", errdefs.ErrPermissionDenied},
-		"OpenPGP":           {`{"type":"signedBy","keyType":"GPGKeys","keyPath":"/x"}`, "signedBy", errdefs.ErrNotImplemented},
+		"OpenPGP":           {`{"type":"signedBy","keyType":"GPGKeys","keyPath":"kbs:///default/keys/app"}`, "no OpenPGP keyring", errdefs.ErrInvalidArgument},
 		"certificates":      {uri(`"fulcio":{"caData":"x"}`), "fulcio", errdefs.ErrNotImplemented},
 		"log beside a key":  {uri(`"keyPath":"kbs:///default/keys/app","rekorPublicKeyData":"x"`), "rekorPublicKeyData", errdefs.ErrNotImplemented},
 		"own certificates":  {uri(`"pki":{}`), "pki", errdefs.ErrNotImplemented},

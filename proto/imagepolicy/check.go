@@ -22,6 +22,8 @@ type Image struct {
 	// FindIndex, where Index is empty, looks for an index by which Manifest may be signed, and returns an empty digest
 	// when there is none. It is called only when signatures are asked for. nil: there is none.
 	FindIndex func(context.Context) (digest.Digest, error)
+	// Lookaside is where OpenPGP signatures are looked for. nil: nowhere, so that no signedBy can be met.
+	Lookaside *Lookaside
 }
 
 // Keys returns the text of a public key by its name at the key broker (kbs:///repository/type/tag).
@@ -38,9 +40,10 @@ type Verdict struct {
 
 // Acceptance is a requirement that was met.
 type Acceptance struct {
-	// Rule is the requirement's type: sigstoreSigned or insecureAcceptAnything. All else is of sigstoreSigned only.
+	// Rule is the requirement's type: sigstoreSigned, signedBy or insecureAcceptAnything. The last has nothing else.
 	Rule string
-	// KeyID is the SHA-256 of the key that made the signature, KeyURI its name at the key broker, if it has one.
+	// KeyID is the SHA-256 of the key that made the signature, or its OpenPGP fingerprint; KeyURI its name at the key
+	// broker, if it has one.
 	KeyID, KeyURI string
 	// Digest is what was signed, Identity the name that the signature gives it, if any, Form how it is stored.
 	Digest         digest.Digest
@@ -50,7 +53,7 @@ type Acceptance struct {
 // Signed tells whether a signature was demanded, and found right.
 func (v *Verdict) Signed() bool {
 	for _, a := range v.Accepted {
-		if a.Rule == sigstoreSigned {
+		if a.Rule == sigstoreSigned || a.Rule == signedBy {
 			return true
 		}
 	}
@@ -65,7 +68,7 @@ func (p *Policy) Check(ctx context.Context, img Image, repo Repository, keys Key
 		return nil, err
 	}
 	requirements, scope := p.find(image)
-	c := &check{image: image, img: img, keys: keys, finder: newFinder(repo)}
+	c := &check{image: image, img: img, keys: keys, finder: newFinder(repo), aside: map[digest.Digest][]stored{}}
 	verdict := &Verdict{Scope: scope}
 	for _, r := range requirements {
 		accepted, err := c.meet(ctx, &r)
@@ -83,7 +86,8 @@ type check struct {
 	img     Image
 	keys    Keys
 	finder  *finder
-	digests []digest.Digest // valid once looked is true
+	aside   map[digest.Digest][]stored // what was looked at in the lookaside
+	digests []digest.Digest            // valid once looked is true
 	looked  bool
 	absent  error // why the index could not be looked for
 }
@@ -96,6 +100,8 @@ func (c *check) meet(ctx context.Context, r *requirement) (Acceptance, error) {
 		return Acceptance{Rule: r.kind}, nil
 	case r.kind == sigstoreSigned:
 		return c.signed(ctx, r)
+	case r.kind == signedBy:
+		return c.signedBy(ctx, r)
 	default:
 		return Acceptance{}, fmt.Errorf("it rejects image %s: %w", c.image, errdefs.ErrPermissionDenied)
 	}
@@ -126,7 +132,11 @@ func (c *check) signed(ctx context.Context, r *requirement) (Acceptance, error) 
 			faults = append(faults, fmt.Errorf("signature by %s: %w", s.Form, err))
 		}
 	}
-	return Acceptance{}, c.refuse(keys, uris, faults)
+	names := make([]string, 0, len(keys))
+	for _, key := range keys {
+		names = append(names, strings.TrimSpace(uris[key.ID()]+" "+key.ID()))
+	}
+	return Acceptance{}, c.refuse(names, "sign it with cosign or cofferctl image sign", faults)
 }
 
 // stands finds the digests whose signature counts. The index comes first: it is what people sign.
@@ -172,12 +182,9 @@ func (c *check) load(ctx context.Context, r *requirement) (keys []*sigstore.Publ
 	for _, source := range r.keys {
 		key := source.key
 		if key == nil {
-			if c.keys == nil {
-				return nil, nil, fmt.Errorf("key %s: there is no key broker to ask: %w", source.uri, errdefs.ErrFailedPrecondition)
-			}
-			text, err := c.keys(ctx, source.uri)
+			text, err := c.fetchKey(ctx, source.uri)
 			if err != nil {
-				return nil, nil, fmt.Errorf("get key %s: %w", source.uri, err)
+				return nil, nil, err
 			}
 			if key, err = sigstore.ParsePublicKey(text); err != nil {
 				return nil, nil, fmt.Errorf("key %s: %w", source.uri, err)
@@ -189,16 +196,23 @@ func (c *check) load(ctx context.Context, r *requirement) (keys []*sigstore.Publ
 	return keys, uris, nil
 }
 
+func (c *check) fetchKey(ctx context.Context, uri string) ([]byte, error) {
+	if c.keys == nil {
+		return nil, fmt.Errorf("key %s: there is no key broker to ask: %w", uri, errdefs.ErrFailedPrecondition)
+	}
+	raw, err := c.keys(ctx, uri)
+	if err != nil {
+		return nil, fmt.Errorf("get key %s: %w", uri, err)
+	}
+	return raw, nil
+}
+
 // maxFaults bounds the reasons that an error gives.
 const maxFaults = 4
 
 // refuse explains why no signature was accepted. Where a part of the signatures could not be had, the class is that of
 // the cause: another attempt may go well.
-func (c *check) refuse(keys []*sigstore.PublicKey, uris map[string]string, faults []error) error {
-	names := make([]string, 0, len(keys))
-	for _, key := range keys {
-		names = append(names, strings.TrimSpace(uris[key.ID()]+" "+key.ID()))
-	}
+func (c *check) refuse(keys []string, cure string, faults []error) error {
 	var class error = errdefs.ErrPermissionDenied
 	var reasons []string
 	for _, fault := range faults {
@@ -212,12 +226,12 @@ func (c *check) refuse(keys []*sigstore.PublicKey, uris map[string]string, fault
 	if more := len(faults) - len(reasons); more > 0 {
 		reasons = append(reasons, fmt.Sprintf("and %d more reasons", more))
 	}
-	why := "it has no signature; sign it with cosign or cofferctl image sign"
+	why := "it has no signature; " + cure
 	if len(reasons) > 0 {
 		why = strings.Join(reasons, "; ")
 	}
 	return fmt.Errorf("image %s (%s) has no signature that counts; wanted is one by key %s: %s: %w",
-		c.image, c.img.Manifest, strings.Join(names, " or "), why, class)
+		c.image, c.img.Manifest, strings.Join(keys, " or "), why, class)
 }
 
 // isAbsent tells that something is not there from not knowing: of several places one may have said so and another nothing.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coffer-project/coffer/proto/kbs"
 	"github.com/coffer-project/coffer/proto/sigstore"
+	"github.com/coffer-project/coffer/proto/simplesigning"
 	"github.com/coffer-project/coffer/proto/strictjson"
 )
 
@@ -51,10 +52,11 @@ type requirement struct {
 	unsupported string
 }
 
-// keySource is where a key is: a resource of the key broker, or the policy.
+// keySource is where a key is: a resource of the key broker, or the policy, which has key or, for signedBy, ring.
 type keySource struct {
-	uri string
-	key *sigstore.PublicKey
+	uri  string
+	key  *sigstore.PublicKey
+	ring *simplesigning.Keyring
 }
 
 // Parse reads a policy.json. All of it must be understood; faults are InvalidArgument, or NotImplemented for keys that
@@ -158,7 +160,6 @@ func parseRequirement(raw json.RawMessage) (requirement, error) {
 	case sigstoreSigned:
 		return r, r.parseSigstore(raw)
 	case signedBy:
-		r.unsupported = "signedBy (OpenPGP) is not supported: sign the image with cosign or cofferctl image sign, and write sigstoreSigned"
 		return r, r.parseOpenPGP(raw)
 	default:
 		return r, fmt.Errorf("unknown type %.64q: %w", r.kind, errdefs.ErrInvalidArgument)
@@ -199,26 +200,12 @@ func (r *requirement) parseSigstore(raw json.RawMessage) error {
 	if r.unsupported != "" {
 		return nil
 	}
-	r.keys, err = keys.sources()
-	return err
-}
-
-// parseOpenPGP reads a signedBy, of which only that it is understood counts.
-func (r *requirement) parseOpenPGP(raw json.RawMessage) error {
-	var keys keyFields
-	var kind string
-	var identity json.RawMessage
-	fields := keys.into(map[string]any{"type": &r.kind, "keyType": &kind, "signedIdentity": &identity})
-	delete(fields, "keyDatas")
-	if err := strictjson.Object(raw, fields); err != nil {
-		return err
-	}
-	_, err := parseMatch(identity)
+	r.keys, err = keys.sources(parseKeyData)
 	return err
 }
 
 // sources reads the keys that are there and checks the names of the others.
-func (k *keyFields) sources() ([]keySource, error) {
+func (k *keyFields) sources(parse func(data string) (keySource, error)) ([]keySource, error) {
 	given := 0
 	for _, is := range []bool{k.path != "", k.paths != nil, k.data != "", k.datas != nil} {
 		if is {
@@ -249,25 +236,34 @@ func (k *keyFields) sources() ([]keySource, error) {
 		list = append(list, keySource{uri: uri.String()})
 	}
 	for i, data := range datas {
-		key, err := parseKeyData(data)
+		key, err := parse(data)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("keyData %d: %w", i+1, err))
 		}
-		list = append(list, keySource{key: key})
+		list = append(list, key)
 	}
 	return list, errors.Join(errs...)
 }
 
 // parseKeyData reads a key in PEM, in base64 as specified, or as it is, which is what Confidential Containers reads.
-func parseKeyData(data string) (*sigstore.PublicKey, error) {
-	if strings.HasPrefix(strings.TrimSpace(data), "-----BEGIN ") {
-		return sigstore.ParsePublicKey([]byte(data))
+func parseKeyData(data string) (keySource, error) {
+	text := []byte(data)
+	var err error
+	if !strings.HasPrefix(strings.TrimSpace(data), "-----BEGIN ") {
+		if text, err = decodeKey(data); err != nil {
+			return keySource{}, err
+		}
 	}
-	text, err := base64.StdEncoding.DecodeString(data)
+	key, err := sigstore.ParsePublicKey(text)
+	return keySource{key: key}, err
+}
+
+func decodeKey(data string) ([]byte, error) {
+	raw, err := base64.StdEncoding.DecodeString(data)
 	if err != nil {
 		return nil, fmt.Errorf("it is not base64: %w", errdefs.ErrInvalidArgument)
 	}
-	return sigstore.ParsePublicKey(text)
+	return raw, nil
 }
 
 // find returns the requirements for an image and the scope that they stand under.

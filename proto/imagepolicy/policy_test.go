@@ -78,6 +78,13 @@ func TestParseRefuses(t *testing.T) {
 		"address as scope":    {scope("https://a.b/c"), "in full", errdefs.ErrInvalidArgument},
 		"scope in two forms":  {`{"default":[{"type":"reject"}],"transports":{"docker":{"a.b":[{"type":"reject"}],"A.b":[{"type":"reject"}]}}}`, "twice", errdefs.ErrInvalidArgument},
 		"bad other transport": {`{"default":[{"type":"reject"}],"transports":{"dir":{"/x":[{"type":"x"}]}}}`, "unknown type", errdefs.ErrInvalidArgument},
+		"OpenPGP by file":     {one(`{"type":"signedBy","keyType":"GPGKeys","keyPath":"/x"}`), "no files", errdefs.ErrInvalidArgument},
+		"OpenPGP without key": {one(`{"type":"signedBy","keyType":"GPGKeys"}`), "exactly one of", errdefs.ErrInvalidArgument},
+		"OpenPGP, no keyring": {one(`{"type":"signedBy","keyType":"GPGKeys","keyData":"` + key + `"}`), "gpg --export", errdefs.ErrInvalidArgument},
+		"OpenPGP, keyDatas":   {one(`{"type":"signedBy","keyType":"GPGKeys","keyDatas":["eA=="]}`), "unknown member", errdefs.ErrInvalidArgument},
+		"OpenPGP, other keys": {one(`{"type":"signedBy","keyType":"X509Certificates","keyPath":"kbs:///a/b/c"}`), "GPGKeys", errdefs.ErrInvalidArgument},
+		"OpenPGP, no type":    {one(`{"type":"signedBy","keyPath":"kbs:///a/b/c"}`), "GPGKeys", errdefs.ErrInvalidArgument},
+		"OpenPGP, identity":   {one(`{"type":"signedBy","keyType":"GPGKeys","keyPath":"kbs:///a/b/c","signedIdentity":{"type":"x"}}`), "signedIdentity", errdefs.ErrInvalidArgument},
 		"large":               {strings.Repeat(" ", MaxSize) + "{}", "limit", errdefs.ErrInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -234,7 +241,7 @@ func TestMatch(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(`{"default":[{"type":"reject"}],"transports":{"docker":{"a.b/c":[{"type":"sigstoreSigned","keyPath":"kbs:///a/b/c","signedIdentity":{"type":"remapIdentity","prefix":"a.b","signedPrefix":"c.d"}}],"*.x":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/x"}]}}}`)
+	f.Add(`{"default":[{"type":"reject"}],"transports":{"docker":{"a.b/c":[{"type":"sigstoreSigned","keyPath":"kbs:///a/b/c","signedIdentity":{"type":"remapIdentity","prefix":"a.b","signedPrefix":"c.d"}}],"*.x":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"kbs:///x/y/z"}]}}}`)
 	f.Add(`{"default":[{"type":"sigstoreSigned","keyData":` + fmt.Sprintf("%q", publicKey(f)) + `,"rekorPublicKeyData":"x"}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Parse([]byte(text))

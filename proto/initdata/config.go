@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -95,8 +94,10 @@ type ImageSettings struct {
 	Registries *RegistryConfig `toml:"registry_config"`
 
 	// SecurityPolicy is a containers-policy.json, SecurityPolicyURI one that the key broker has. At most one is set.
-	SecurityPolicyURI string       `toml:"image_security_policy_uri"`
-	SecurityPolicy    string       `toml:"image_security_policy"`
+	SecurityPolicyURI string `toml:"image_security_policy_uri"`
+	SecurityPolicy    string `toml:"image_security_policy"`
+	// SigstoreConfig is a containers-registries.d(5) file that says where the OpenPGP signatures of images are,
+	// SigstoreConfigURI one that the key broker has. At most one is set.
 	SigstoreConfigURI string       `toml:"sigstore_config_uri"`
 	SigstoreConfig    string       `toml:"sigstore_config"`
 	CredentialsURI    string       `toml:"authenticated_registry_credentials_uri"`
@@ -185,16 +186,9 @@ func ParseCDH(text string) (*CDHConfig, error) {
 // the author relies on, so a document with any of them is refused.
 func (c *CDHConfig) Unsupported() []string {
 	var keys []string
-	for key, set := range map[string]bool{
-		"credentials":               len(c.Credentials) > 0,
-		"image.sigstore_config_uri": c.Image.SigstoreConfigURI != "",
-		"image.sigstore_config":     c.Image.SigstoreConfig != "",
-	} {
-		if set {
-			keys = append(keys, key)
-		}
+	if len(c.Credentials) > 0 {
+		keys = append(keys, "credentials")
 	}
-	slices.Sort(keys)
 	return keys
 }
 

@@ -95,10 +95,12 @@ func TestParseCDHRefuses(t *testing.T) {
 		"empty registry": {"[[image.registry_config.registry]]\ninsecure = true", errdefs.ErrInvalidArgument, []string{"neither prefix"}},
 		"policy in a file": {"[image]\nimage_security_policy_uri = \"file:///policy.json\"", errdefs.ErrInvalidArgument, []string{
 			"image.image_security_policy_uri", "kbs:///"}},
-		"policy":       {"[image]\nimage_security_policy = \"{}\"", errdefs.ErrInvalidArgument, []string{"image.image_security_policy", "default"}},
-		"two policies": {"[image]\nimage_security_policy = \"{}\"\nimage_security_policy_uri = \"kbs:///a/b/c\"", errdefs.ErrInvalidArgument, []string{"exclude each other"}},
-		"two unsupported": {"[image]\nsigstore_config = \"x\"\n[[credentials]]\npath = \"x\"", errdefs.ErrNotImplemented, []string{
-			"credentials, image.sigstore_config"}},
+		"policy":                 {"[image]\nimage_security_policy = \"{}\"", errdefs.ErrInvalidArgument, []string{"image.image_security_policy", "default"}},
+		"two policies":           {"[image]\nimage_security_policy = \"{}\"\nimage_security_policy_uri = \"kbs:///a/b/c\"", errdefs.ErrInvalidArgument, []string{"exclude each other"}},
+		"unsupported":            {"[[credentials]]\npath = \"x\"", errdefs.ErrNotImplemented, []string{"credentials"}},
+		"signatures":             {"[image]\nsigstore_config = \"default-docker: {lookaside: 'file:///x'}\"", errdefs.ErrInvalidArgument, []string{"image.sigstore_config", "http"}},
+		"two places":             {"[image]\nsigstore_config = \"{}\"\nsigstore_config_uri = \"kbs:///a/b/c\"", errdefs.ErrInvalidArgument, []string{"exclude each other"}},
+		"place a file":           {"[image]\nsigstore_config_uri = \"file:///x\"", errdefs.ErrInvalidArgument, []string{"sigstore_config_uri", "kbs:///"}},
 		"proxy without a scheme": {"[image.image_pull_proxy]\nhttp_proxy = \"proxy:3128\"", errdefs.ErrInvalidArgument, []string{"image_pull_proxy.http_proxy"}},
 		"no proxy":               {"[image.image_pull_proxy]\nno_proxy = \"a\"", errdefs.ErrInvalidArgument, []string{"names no proxy"}},
 		"file for credentials":   {"[image]\nauthenticated_registry_credentials_uri = \"file:///auth.json\"", errdefs.ErrInvalidArgument, []string{"credentials_uri", "kbs:///"}},

@@ -50,6 +50,7 @@ func (s *ImageSettings) sources() error {
 		"authenticated_registry_credentials_uri": s.CredentialsURI,
 		"registry_configuration_uri":             s.RegistryConfigURI,
 		"image_security_policy_uri":              s.SecurityPolicyURI,
+		"sigstore_config_uri":                    s.SigstoreConfigURI,
 	} {
 		if uri == "" {
 			continue
@@ -68,6 +69,14 @@ func (s *ImageSettings) sources() error {
 	if s.SecurityPolicy != "" {
 		if _, err := imagepolicy.Parse([]byte(s.SecurityPolicy)); err != nil {
 			faults = append(faults, fmt.Errorf("image.image_security_policy: %w", err))
+		}
+	}
+	if s.SigstoreConfigURI != "" && s.SigstoreConfig != "" {
+		faults = append(faults, errors.New("image.sigstore_config_uri and image.sigstore_config exclude each other"))
+	}
+	if s.SigstoreConfig != "" {
+		if _, err := imagepolicy.ParsePlaces([]byte(s.SigstoreConfig)); err != nil {
+			faults = append(faults, fmt.Errorf("image.sigstore_config: %w", err))
 		}
 	}
 	if p := s.Proxy; p != nil {
