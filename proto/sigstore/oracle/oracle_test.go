@@ -39,6 +39,8 @@ type signed struct {
 	ref      string
 	key      *sign.Key
 	public   []byte
+	// lookaside is where OpenPGP signatures are; empty: nowhere.
+	lookaside string
 }
 
 func newSigned(t *testing.T, kind, identity string) *signed {
@@ -226,7 +228,13 @@ func (s *signed) ours(ctx context.Context, policy, ref string) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.Check(ctx, imagepolicy.Image{Reference: ref, Manifest: s.image.Desc.Digest}, s.store, nil)
+	img := imagepolicy.Image{Reference: ref, Manifest: s.image.Desc.Digest}
+	if s.lookaside != "" {
+		img.Lookaside = &imagepolicy.Lookaside{Get: s.get, Places: func(context.Context) (*imagepolicy.Places, error) {
+			return imagepolicy.ParsePlaces([]byte("default-docker: {lookaside: " + s.lookaside + "}"))
+		}}
+	}
+	_, err = p.Check(ctx, img, s.store, nil)
 	return err
 }
 

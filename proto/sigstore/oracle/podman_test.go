@@ -33,6 +33,9 @@ func (s *signed) podman(t *testing.T, policy, ref string) error {
 	}()
 	dir := t.TempDir()
 	config := fmt.Sprintf("docker:\n  %s:\n    use-sigstore-attachments: true\n", s.registry.Addr())
+	if s.lookaside != "" {
+		config += "    lookaside: " + s.lookaside + "\n"
+	}
 	if err := os.WriteFile(filepath.Join(dir, "test.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
