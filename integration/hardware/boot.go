@@ -31,6 +31,7 @@ type said map[string]string
 type booted struct {
 	said
 	ready       time.Duration // from the shim's start of it to the agent's answer
+	gpus        string        // its word on the GPUs that were passed through to it
 	description qemu.Description
 }
 
@@ -48,8 +49,8 @@ func (k *keeper) New(ctx context.Context, config vm.Config) (vm.Instance, error)
 	return instance, err
 }
 
-// boot takes a pod without a network through the shim, and returns what its guest says.
-func boot(ctx context.Context, text string) (_ *booted, retErr error) {
+// boot takes a pod without a network through the shim, with the devices that VFIO's nodes stand for, and returns what its guest says.
+func boot(ctx context.Context, text string, nodes ...string) (_ *booted, retErr error) {
 	dir, err := os.MkdirTemp("/tmp", "coffer-hw") // short: sockets are below it
 	if err != nil {
 		return nil, err
@@ -75,7 +76,7 @@ func boot(ctx context.Context, text string) (_ *booted, retErr error) {
 		TEE:     tee.Machine{},
 	})
 	request := sandbox.Request{
-		ID: "hardware-check", Bundle: dir, ConfigPath: path,
+		ID: "hardware-check", Bundle: dir, ConfigPath: path, DeviceNodes: nodes,
 		Config: &cri.PodSandboxConfig{Annotations: map[string]string{initdata.Annotation: annotation}},
 	}
 	if err := pod.Create(ctx, request); err != nil {
@@ -87,33 +88,53 @@ func boot(ctx context.Context, text string) (_ *booted, retErr error) {
 	}
 	ready := time.Since(begin)
 	defer func() { retErr = errors.Join(retErr, pod.Stop(context.WithoutCancel(ctx))) }()
-	words, err := listen(ctx, kept.instance)
-	return &booted{said: words, ready: ready, description: kept.description}, err
+	b := &booted{ready: ready, description: kept.description}
+	line, err := listen(ctx, documentLimit, kept.instance, documentRead)
+	b.said = fields(line)
+	if err == nil && len(nodes) > 0 {
+		b.gpus, err = listen(ctx, gpuLimit, kept.instance, gpusUp, gpusDown)
+	}
+	return b, err
 }
 
-// listenLimit bounds the wait for the guest's word: reports of a TEE take a moment.
-const listenLimit = time.Minute
+// What guests log.
+const (
+	documentRead = "measured document read"
+	gpusUp       = "GPUs are set up"
+	gpusDown     = "GPUs cannot be used"
+)
 
-// listen waits on the console for the guest's word on its document.
-func listen(ctx context.Context, instance vm.Instance) (said, error) {
-	ctx, cancel := context.WithTimeout(ctx, listenLimit)
+// Limits of the waits for a guest's word: reports of a TEE take a moment, the fabric of a whole board minutes.
+const (
+	documentLimit = time.Minute
+	gpuLimit      = 10 * time.Minute
+)
+
+// listen waits on the console for a line with one of the words.
+func listen(ctx context.Context, limit time.Duration, instance vm.Instance, words ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for next := uint64(0); ; {
 		var lines []string
 		var err error
 		if lines, next, err = instance.ConsoleFrom(ctx, next); err != nil {
-			return nil, fmt.Errorf("wait for the guest to read its document: %w; its last words: %s", err, strings.Join(instance.Console(), " | "))
+			return "", fmt.Errorf("wait for the guest to log %q: %w; its last words: %s", words, err, strings.Join(instance.Console(), " | "))
 		}
-		at := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, "measured document read") })
-		if at < 0 {
-			continue
-		}
-		words := said{}
-		for field := range strings.FieldsSeq(lines[at]) {
-			if name, value, ok := strings.Cut(field, "="); ok {
-				words[name] = value
+		for _, line := range lines {
+			if slices.ContainsFunc(words, func(word string) bool { return strings.Contains(line, word) }) {
+				return line, nil
 			}
 		}
-		return words, nil
 	}
+}
+
+// fields takes a line of the log apart.
+func fields(line string) said {
+	words := said{}
+	for field := range strings.FieldsSeq(line) {
+		if name, value, ok := strings.Cut(field, "="); ok {
+			words[name] = value
+		}
+	}
+	return words
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
 	"github.com/coffer-project/coffer/integration/program"
@@ -25,6 +26,9 @@ func main() {
 			&cli.StringFlag{Name: "guest", Usage: "guest image `DIR`; without it that of make guest"},
 			&cli.StringFlag{Name: "snp-firmware", Usage: "OVMF `FILE` for SNP (a build of OvmfPkg/AmdSev); without it the preset's"},
 			&cli.StringFlag{Name: "tdx-firmware", Usage: "OVMF `FILE` for TDX; without it the preset's"},
+			&cli.StringSliceFlag{Name: "gpu-node", Usage: "VFIO `NODE` of a GPU that may be tried (/dev/vfio/devices/vfio0 or /dev/vfio/12); for a whole board one for each GPU and switch"},
+			&cli.StringFlag{Name: "gpu-extension", Usage: "extension image `FILE` with NVIDIA's driver (cofferctl guest extension)"},
+			&cli.StringFlag{Name: "gpu-verity", Usage: "its `PARAMS`, which that command has printed"},
 			&cli.UintFlag{Name: "large-mib", Value: 65536, Usage: "memory of the large guest, in MiB; 0 leaves it out"},
 			&cli.DurationFlag{Name: "timeout", Value: 20 * time.Minute, Usage: "give up after this time"},
 		},
@@ -38,6 +42,15 @@ func main() {
 			x := &examination{
 				guest: guest, large: uint32(c.Uint("large-mib")),
 				firmware: map[string]string{"snp": c.String("snp-firmware"), "tdx": c.String("tdx-firmware")},
+				gpus:     c.StringSlice("gpu-node"), extension: c.String("gpu-extension"), verity: c.String("gpu-verity"),
+			}
+			if given := len(x.gpus) > 0; given != (x.extension != "") || given != (x.verity != "") {
+				return fmt.Errorf("--gpu-node, --gpu-extension and --gpu-verity belong together: %w", errdefs.ErrInvalidArgument)
+			}
+			if x.extension != "" {
+				if x.extension, err = filepath.Abs(x.extension); err != nil {
+					return err
+				}
 			}
 			return x.run(ctx, c.String("out"))
 		},

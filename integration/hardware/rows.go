@@ -24,18 +24,22 @@ type examination struct {
 	guest    string
 	firmware map[string]string // by preset; empty for the preset's own
 	large    uint32            // MiB
-	done     []row
+	// GPUs to try, by VFIO's nodes, and the extension image with their driver.
+	gpus              []string
+	extension, verity string
+	done              []row
 }
 
 // text is the shim's configuration of a preset, with more keys of [hypervisor].
 func (x *examination) text(preset, more string) string {
 	kernel := "vmlinuz"
-	if preset == "plain" {
+	tee := strings.TrimPrefix(preset, "gpu-")
+	if tee == "plain" || tee == "gpu" {
 		kernel = "vmlinux"
 	}
 	text := fmt.Sprintf("preset = %q\n[hypervisor]\nkernel = %q\ninitrd = %q\n", preset, filepath.Join(x.guest, kernel), filepath.Join(x.guest, "initrd.cpio"))
-	if x.firmware[preset] != "" {
-		text += fmt.Sprintf("firmware = %q\n", x.firmware[preset])
+	if x.firmware[tee] != "" {
+		text += fmt.Sprintf("firmware = %q\n", x.firmware[tee])
 	}
 	return text + more
 }
@@ -66,6 +70,7 @@ func (x *examination) rows(ctx context.Context, preset string) {
 	x.largeGuest(ctx, preset, b.ready)
 	x.nodes(ctx, preset)
 	x.hugePages(ctx, preset)
+	x.passed(ctx, preset)
 }
 
 // ready tells whether this machine can start guests of a preset.
