@@ -20,6 +20,13 @@ doubts contains sprintf("%s was appraised as %q, not as affirming", [part, objec
 	object.get(appraisal, "ear.status", "") != "affirming"
 }
 
+# Codes from 32 on are doubts (draft-ietf-rats-ar4si, section 2.3).
+doubts contains sprintf("%s of %s is %d in the trust vector", [claim, part, code]) if {
+	some part, appraisal in input.submods
+	some claim, code in appraisal["ear.trustworthiness-vector"]
+	code >= 32
+}
+
 doubts contains "the token appraises nothing" if count(object.get(input, "submods", {})) == 0
 
 # What the guest's NVIDIA devices say, by their part of the token.

@@ -17,6 +17,13 @@ doubts contains sprintf("%s was appraised as %q, not as affirming", [part, appra
 	appraisal["ear.status"] != "affirming"
 }
 
+# Codes from 32 on are doubts (draft-ietf-rats-ar4si, section 2.3).
+doubts contains sprintf("%s of %s is %d in the trust vector", [claim, part, code]) if {
+	some part, appraisal in input.submods
+	some claim, code in appraisal["ear.trustworthiness-vector"]
+	code >= 32
+}
+
 doubts contains sprintf("%s was not appraised", [part]) if {
 	some part, appraisal in input.submods
 	not appraisal["ear.status"]

@@ -36,6 +36,17 @@ func submod(tee string, status appraise.Status) ear.Submod {
 	return ear.Submod{Status: status, Evidence: map[string]json.RawMessage{tee: json.RawMessage(`{}`)}}
 }
 
+// A guest that was not affirmed hears which entry of the vector is the cause.
+func TestReasonNamesDoubts(t *testing.T) {
+	part := submod("snp", appraise.Warning)
+	part.Vector = appraise.TrustVector{Executables: appraise.ExecutablesUnknown, Hardware: appraise.HardwareGenuine, Configuration: appraise.ConfigurationSafe}
+	p, _ := open(t, false)
+	allowed, reason, err := p.Allow(t.Context(), &ear.Claims{Submods: map[string]ear.Submod{"cpu0": part}}, key)
+	if allowed || err != nil || !strings.Contains(reason, "executables of cpu0 is 33") || strings.Contains(reason, "hardware") {
+		t.Errorf("got %t, %q, %v", allowed, reason, err)
+	}
+}
+
 func TestBuiltInResourcePolicies(t *testing.T) {
 	for name, tc := range map[string]struct {
 		submods map[string]ear.Submod
