@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
+	"github.com/coffer-project/coffer/integration/cache"
 	"github.com/coffer-project/coffer/integration/program"
 )
 
@@ -65,15 +66,11 @@ func guestDir(given string) (string, error) {
 	if dir := os.Getenv("COFFER_GUEST"); dir != "" {
 		return filepath.Abs(dir)
 	}
-	cache := os.Getenv("COFFER_CACHE")
-	if cache == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return "", fmt.Errorf("find the guest image: %w", err)
-		}
-		cache = filepath.Join(base, "coffer")
+	dir, err := cache.Dir()
+	if err != nil {
+		return "", fmt.Errorf("find the guest image: %w", err)
 	}
-	return filepath.Join(cache, "guest"), nil
+	return filepath.Join(dir, "guest"), nil
 }
 
 // run tries all rows and fails when one that this machine could have closed is open.

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+
+	"github.com/coffer-project/coffer/integration/cache"
 )
 
 // Tools are the programs and images a node is made of, as absolute paths.
@@ -25,7 +27,7 @@ type Tools struct {
 
 // FindTools looks for everything that a node needs. The error names each missing thing with its cure.
 func FindTools() (Tools, error) {
-	cache, err := cacheDir()
+	tools, err := cache.Dir()
 	if err != nil {
 		return Tools{}, err
 	}
@@ -33,9 +35,9 @@ func FindTools() (Tools, error) {
 	if err != nil {
 		return Tools{}, err
 	}
-	bin := filepath.Join(cache, "bin")
+	bin := filepath.Join(tools, "bin")
 	build := envOr("COFFER_BIN", filepath.Join(root, "bin"))
-	guest := envOr("COFFER_GUEST", filepath.Join(cache, "guest"))
+	guest := envOr("COFFER_GUEST", filepath.Join(tools, "guest"))
 
 	t := Tools{
 		CacheBin:    bin,
@@ -72,17 +74,6 @@ func FindTools() (Tools, error) {
 		missing = append(missing, errors.New("qemu-system-x86_64 is not on PATH: run make setup"))
 	}
 	return t, errors.Join(missing...)
-}
-
-func cacheDir() (string, error) {
-	if dir := os.Getenv("COFFER_CACHE"); dir != "" {
-		return dir, nil
-	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("find the cache folder: %w", err)
-	}
-	return filepath.Join(dir, "coffer"), nil
 }
 
 // Repository is the folder of the sources. It is found from this file's own place: tests run in their package's folder, the demo anywhere.

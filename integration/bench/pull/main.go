@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/coffer-project/coffer/integration/cache"
 	"github.com/coffer-project/coffer/integration/program"
 )
 
@@ -50,7 +51,7 @@ func measure(c *cli.Context) (retErr error) {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root, to mount memory file systems and to keep owners of files: run it as root")
 	}
-	cache, err := cacheFolder(c.String("cache"))
+	folder, err := cacheFolder(c.String("cache"))
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func measure(c *cli.Context) (retErr error) {
 	if err != nil {
 		return err
 	}
-	images, err := ensureImages(c.Context, cache, specs)
+	images, err := ensureImages(c.Context, folder, specs)
 	if err != nil {
 		return err
 	}
@@ -67,7 +68,7 @@ func measure(c *cli.Context) (retErr error) {
 		return fmt.Errorf("make scratch folder: %w", err)
 	}
 	defer func() { retErr = errors.Join(retErr, os.RemoveAll(scratch)) }()
-	b, err := newBench(c, cache, scratch)
+	b, err := newBench(c, folder, scratch)
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,7 @@ func measure(c *cli.Context) (retErr error) {
 		return err
 	}
 	if c.Bool("scaling") {
-		if err := b.scale(c.Context, cache, c.Bool("quick"), c.Int("runs"), r); err != nil {
+		if err := b.scale(c.Context, folder, c.Bool("quick"), c.Int("runs"), r); err != nil {
 			return err
 		}
 	}
@@ -95,12 +96,9 @@ func cacheFolder(dir string) (string, error) {
 	if dir != "" {
 		return dir, nil
 	}
-	if dir = os.Getenv("COFFER_CACHE"); dir != "" {
-		return filepath.Join(dir, "bench"), nil
-	}
-	dir, err := os.UserCacheDir()
+	dir, err := cache.Dir()
 	if err != nil {
-		return "", fmt.Errorf("find the cache folder: %w", err)
+		return "", err
 	}
-	return filepath.Join(dir, "coffer", "bench"), nil
+	return filepath.Join(dir, "bench"), nil
 }
