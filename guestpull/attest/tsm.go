@@ -122,11 +122,7 @@ func (t *TSM) InitDataField(ctx context.Context) ([]byte, error) {
 		}
 		return tdxConfigID(t.tdReport)
 	}
-	response, err := t.report(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := kbs.ParseSNPReport(response.OutBlob)
+	parsed, err := t.snpReport(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -141,15 +137,20 @@ func (t *TSM) Measurement(ctx context.Context) ([]byte, error) {
 		}
 		return tdMRTD(t.tdReport)
 	}
-	response, err := t.report(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := kbs.ParseSNPReport(response.OutBlob)
+	parsed, err := t.snpReport(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return parsed.Measurement, nil
+}
+
+// snpReport is a report on nothing, for what it says of the guest.
+func (t *TSM) snpReport(ctx context.Context) (*kbs.SNPReport, error) {
+	response, err := t.report(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return kbs.ParseSNPReport(response.OutBlob)
 }
 
 // report has the kernel make a report. It leaves when ctx ends; the kernel then goes on, and the next caller waits for it.

@@ -192,7 +192,7 @@ func TestOtherContainers(t *testing.T) {
 			r.OCI.Process.Args = []string{"/app", "--insecure"}
 		}, codes.PermissionDenied, "command and arguments", false},
 		"further variable": {func(_ *testing.T, _ *guest, r *agentpb.CreateContainerRequest) {
-			r.OCI.Process.Env = append(r.OCI.Process.Env, "LD_PRELOAD=/work/evil.so")
+			r.OCI.Process.Env = append(r.OCI.Process.Env, "LD_PRELOAD=/evil.so")
 		}, codes.PermissionDenied, "variable LD_PRELOAD", false},
 		"image's variable":    {func(_ *testing.T, _ *guest, r *agentpb.CreateContainerRequest) { r.OCI.Process.Env[0] = "MODE=unsafe" }, codes.PermissionDenied, "variable MODE", false},
 		"manifest's variable": {func(_ *testing.T, _ *guest, r *agentpb.CreateContainerRequest) { r.OCI.Process.Env[1] = "VERIFY=never" }, codes.PermissionDenied, "variable VERIFY", false},
